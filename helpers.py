@@ -1,0 +1,676 @@
+"""What the notebooks wrote once and use again, in the order in which the course needs it.
+
+Data, layers, training, measuring, sampling, plots. The layers keep the form and the names of
+Andrej Karpathy's lecture *Building makemore, part 5*; each is explained in the notebook that its
+docstring names. Shapes: B is the batch, T the positions (time), C the channels. Every loss is
+in nats per character, the end token included. Set the environment variable `MAKEMORE_QUICK=1`
+to cap all trainings at a few hundred steps.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import random
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from IPython import get_ipython
+from IPython.display import display
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent
+OUTPUT = ROOT / "notebooks" / "output"
+QUICK = os.environ.get("MAKEMORE_QUICK") == "1"
+QUICK_STEPS = 400
+
+
+def capped(steps):
+    """`steps` as it is, or at most `QUICK_STEPS` in quick mode."""
+    return min(steps, QUICK_STEPS) if QUICK else steps
+
+
+# ------------------------------------------------------------------------------------- data
+
+
+def load_words(names_file="data/names.txt"):
+    """The words of a UTF-8 text file, one a line, in the order of the file.
+
+    A relative path is looked up from the current folder, then from the project's folder. Blank
+    lines, surrounding spaces, Windows line ends and a byte-order mark are dropped. Raises
+    FileNotFoundError, or ValueError with the file and the line for an empty file, a word with
+    '.', or bytes that are not UTF-8.
+    """
+    path = next((p for p in (Path(names_file), ROOT / names_file) if p.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"{names_file}: no such file (looked in the current folder and in the project's "
+            "folder); give names_file the path of a text file with one word a line"
+        )
+    words = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            word = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{names_file}, line {number}: not UTF-8 ({error.reason} at byte "
+                f"{error.start + 1}); save the file with UTF-8 encoding"
+            ) from None
+        if "." in word:
+            raise ValueError(
+                f"{names_file}, line {number}: {word!r} has a '.', which is reserved for the "
+                "start and the end of a word; remove it"
+            )
+        if word:
+            words.append(word)
+    if not words:
+        raise ValueError(f"{names_file}: no words, expected one a line; is it the right file?")
+    return words
+
+
+def build_vocab(words):
+    """(stoi, itos): character to integer and back. '.' is 0, the others are sorted."""
+    chars = sorted(set("".join(words)))
+    stoi = {ch: i for i, ch in enumerate([".", *chars])}
+    return stoi, {i: ch for ch, i in stoi.items()}
+
+
+def split_words(words, seed=42):
+    """{'train', 'val', 'test'}: the words shuffled and cut at 80% and 90%, as in the lecture.
+
+    Leaves `words` as it is. Raises ValueError when a split would be empty (under ten words).
+    """
+    shuffled = list(words)
+    random.Random(seed).shuffle(shuffled)
+    n1, n2 = int(0.8 * len(shuffled)), int(0.9 * len(shuffled))
+    parts = {"train": shuffled[:n1], "val": shuffled[n1:n2], "test": shuffled[n2:]}
+    for name, part in parts.items():
+        if not part:
+            raise ValueError(
+                f"{len(shuffled)} words leave the {name} split empty (80% / 10% / 10%); "
+                "use a list of at least 10 words"
+            )
+    return parts
+
+
+def build_dataset(words, block_size, stoi):
+    """(X, Y): every window of `block_size` characters and the character that follows it.
+
+    X is (N, block_size) and Y is (N,), both int64, N = letters + one end token a word. Raises
+    ValueError for no words, a block_size that is no positive integer, an unknown character.
+    """
+    _positive_int("block_size", block_size)
+    if not words:
+        raise ValueError("build_dataset: no words; expected a list with at least one")
+    X, Y = [], []
+    for w in words:
+        context = [0] * block_size
+        for ch in w + ".":
+            if ch not in stoi:
+                raise ValueError(
+                    f"build_dataset: {ch!r} in {w!r} is not in the vocabulary; build stoi with "
+                    "build_vocab from a list that has this word"
+                )
+            X.append(context)
+            Y.append(stoi[ch])
+            context = [*context[1:], stoi[ch]]
+    return torch.tensor(X), torch.tensor(Y)
+
+
+def _positive_int(name, value):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; expected an integer of 1 or more")
+
+
+# ----------------------------------------------------------------------------------- layers
+
+
+class Linear:
+    """x @ weight + bias over the last dimension: (..., fan_in) -> (..., fan_out).
+
+    The weight is (fan_in, fan_out), drawn from a normal distribution with standard deviation
+    1/sqrt(fan_in); the bias is (fan_out,), zeros. Notebook 02; lecture part 3.
+    """
+
+    def __init__(self, fan_in, fan_out, bias=True):
+        self.weight = torch.randn((fan_in, fan_out)) / fan_in**0.5
+        self.bias = torch.zeros(fan_out) if bias else None
+
+    def __call__(self, x):
+        self.out = x @ self.weight
+        if self.bias is not None:
+            self.out += self.bias
+        return self.out
+
+    def parameters(self):
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+
+class BatchNorm1dPart3:
+    """Mean 0 and variance 1 for each channel over the batch, then gamma * x + beta.
+
+    (B, dim) -> (B, dim). In training it uses the batch's own mean and (unbiased) variance and
+    moves the running ones by `momentum`; otherwise it uses the running ones. Notebook 02; as
+    part 3 of the lecture left it.
+    """
+
+    def __init__(self, dim, eps=1e-5, momentum=0.1):
+        self.eps, self.momentum, self.training = eps, momentum, True
+        self.gamma, self.beta = torch.ones(dim), torch.zeros(dim)
+        self.running_mean, self.running_var = torch.zeros(dim), torch.ones(dim)
+
+    def batch_dims(self, x):
+        return 0
+
+    def __call__(self, x):
+        dims = self.batch_dims(x)
+        if self.training:
+            mean, var = x.mean(dims, keepdim=True), x.var(dims, keepdim=True)
+            with torch.no_grad():
+                keep = 1 - self.momentum
+                self.running_mean = keep * self.running_mean + self.momentum * mean
+                self.running_var = keep * self.running_var + self.momentum * var
+        else:
+            mean, var = self.running_mean, self.running_var
+        xhat = (x - mean) / torch.sqrt(var + self.eps)
+        self.out = self.gamma * xhat + self.beta
+        return self.out
+
+    def parameters(self):
+        return [self.gamma, self.beta]
+
+
+class BatchNorm1d(BatchNorm1dPart3):
+    """BatchNorm1dPart3 with its statistics over every dimension but the last.
+
+    (B, dim) or (B, T, dim) -> the same shape. Raises ValueError for any other shape and, in
+    training, for a single value per channel, which has no variance. Notebook 04.
+    """
+
+    def batch_dims(self, x):
+        dim = len(self.gamma)
+        if x.ndim not in (2, 3) or x.shape[-1] != dim:
+            raise ValueError(
+                f"BatchNorm1d({dim}): input of shape {tuple(x.shape)}, expected (B, {dim}) or "
+                f"(B, T, {dim}); the channels come last"
+            )
+        if self.training and x.numel() <= dim:
+            raise ValueError(
+                f"BatchNorm1d({dim}): {x.numel() // dim} values per channel have no variance in "
+                "training; use a batch_size of 2 or more, or set training = False to evaluate"
+            )
+        return 0 if x.ndim == 2 else (0, 1)
+
+
+class Tanh:
+    """tanh of every element, any shape. Notebook 02; lecture part 3."""
+
+    def __call__(self, x):
+        self.out = torch.tanh(x)
+        return self.out
+
+    def parameters(self):
+        return []
+
+
+class Embedding:
+    """A row of `weight` (num_embeddings, embedding_dim) for each integer.
+
+    (B, T) int64 -> (B, T, embedding_dim). Notebook 02; lecture part 5.
+    """
+
+    def __init__(self, num_embeddings, embedding_dim):
+        self.weight = torch.randn((num_embeddings, embedding_dim))
+
+    def __call__(self, IX):
+        self.out = self.weight[IX]
+        return self.out
+
+    def parameters(self):
+        return [self.weight]
+
+
+class Flatten:
+    """All positions of an example side by side: (B, T, C) -> (B, T*C). Notebook 02."""
+
+    def __call__(self, x):
+        self.out = x.view(x.shape[0], -1)
+        return self.out
+
+    def parameters(self):
+        return []
+
+
+class FlattenConsecutive:
+    """Every `n` neighbouring positions side by side: (B, T, C) -> (B, T//n, C*n).
+
+    When one position is left its dimension goes too: (B, C*n). Raises ValueError when n is no
+    positive integer, the input is not (B, T, C), or T does not divide by n. Notebook 03;
+    lecture part 5.
+    """
+
+    def __init__(self, n):
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"FlattenConsecutive({n!r}): expected an integer of 1 or more")
+        self.n = n
+
+    def __call__(self, x):
+        if x.ndim != 3:
+            raise ValueError(
+                f"FlattenConsecutive({self.n}): input of shape {tuple(x.shape)}, expected "
+                "(B, T, C); if one position was left before this layer, there is one "
+                "FlattenConsecutive too many"
+            )
+        B, T, C = x.shape
+        if T % self.n:
+            raise ValueError(
+                f"FlattenConsecutive({self.n}): {T} positions do not divide into groups of "
+                f"{self.n}; use a block_size that is a power of {self.n}"
+            )
+        x = x.reshape(B, T // self.n, C * self.n)
+        self.out = x.squeeze(1) if x.shape[1] == 1 else x
+        return self.out
+
+    def parameters(self):
+        return []
+
+
+class Sequential:
+    """Calls its layers one after the other. Notebook 02; lecture part 5."""
+
+    def __init__(self, layers):
+        self.layers = layers
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        self.out = x
+        return self.out
+
+    def parameters(self):
+        return [p for layer in self.layers for p in layer.parameters()]
+
+
+def make_mlp(vocab_size, block_size, n_embd, n_hidden):
+    """The flat network, ready to train: (B, block_size) -> (B, vocab_size). Notebook 02."""
+    return ready(Sequential([
+        Embedding(vocab_size, n_embd), Flatten(),
+        Linear(n_embd * block_size, n_hidden, bias=False), BatchNorm1d(n_hidden), Tanh(),
+        Linear(n_hidden, vocab_size),
+    ]))
+
+
+def make_tree(vocab_size, block_size, n_embd, n_hidden, n=2, norm=BatchNorm1d):
+    """The hierarchical network, ready to train: (B, block_size) -> (B, vocab_size).
+
+    Each level joins `n` neighbours, until one position is left. Raises ValueError when
+    block_size is no power of n. Notebook 03; lecture part 5.
+    """
+    if n < 2 or block_size < n or n ** round(math.log(block_size, n)) != block_size:
+        raise ValueError(
+            f"make_tree: block_size {block_size} is no power of {n}, so levels of {n} do not "
+            f"end in one position; use {', '.join(str(max(n, 2) ** k) for k in (1, 2, 3, 4))}"
+        )
+    layers, T, C = [Embedding(vocab_size, n_embd)], block_size, n_embd
+    while T > 1:
+        layers += [FlattenConsecutive(n), Linear(C * n, n_hidden, bias=False),
+                   norm(n_hidden), Tanh()]
+        T, C = T // n, n_hidden
+    return ready(Sequential([*layers, Linear(n_hidden, vocab_size)]))
+
+
+def ready(model):
+    """The model, its last layer's weight times 0.1, its parameters asking for gradients.
+
+    A small last layer makes the first predictions nearly uniform. Notebook 01.
+    """
+    with torch.no_grad():
+        model.layers[-1].weight *= 0.1
+    for p in model.parameters():
+        p.requires_grad = True
+    return model
+
+
+# --------------------------------------------------------------------------------- training
+
+
+def modules(model):
+    """The model and every layer in it, nested containers and nn.Modules included."""
+    if isinstance(model, torch.nn.Module):
+        yield from model.modules()
+    else:
+        yield model
+        for layer in getattr(model, "layers", []):
+            yield from modules(layer)
+
+
+@contextlib.contextmanager
+def mode(model, training):
+    """Inside `with`, every layer's `training` flag is `training`; afterwards as it was."""
+    before = [(m, m.training) for m in modules(model) if hasattr(m, "training")]
+    try:
+        for m, _ in before:
+            m.training = training
+        yield model
+    finally:
+        for m, was in before:
+            m.training = was
+
+
+@contextlib.contextmanager
+def threads(n):
+    """Inside `with`, torch computes on `n` threads; afterwards on as many as before.
+
+    One is best for models this small: their matrices are too little work to share, and threads
+    that wait for each other cost more than they bring.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Progress(tqdm):
+    """A tqdm bar with the mean of the last 1,000 losses, drawn at most twice a second.
+
+    In a notebook it is plain text that updates in place, so it needs no widget and stands in
+    the saved file as it ended. `losses` is the list that the training loop appends to.
+    """
+
+    monitor_interval = 0
+    FORMAT = (
+        "{percentage:3.0f}% |{bar:25}| {n_fmt} of {total_fmt} steps, {rate_fmt}, {remaining} left"
+    )
+
+    def __init__(self, total, losses, **kwargs):
+        self.losses, self.handle = losses, None
+        super().__init__(total=total, unit=" steps", mininterval=0.5, bar_format=self.FORMAT,
+                         ascii=" .:#", **kwargs)
+
+    def display(self, msg=None, pos=None):
+        text = str(self) if msg is None else msg
+        if self.losses and text:
+            text += f", loss {np.mean(self.losses[-1000:]):.3f}"
+        if get_ipython() is None:
+            return super().display(text, pos)
+        if self.handle is None:
+            self.handle = display({"text/plain": text}, raw=True, display_id=True)
+        else:
+            self.handle.update({"text/plain": text}, raw=True)
+
+
+def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1):
+    """Train with the lecture's recipe and return the list of all losses (floats).
+
+    Plain SGD on batches drawn with torch.randint; the learning rate falls to a tenth after
+    three quarters of the steps. X is (N, T) int64, Y (N,) int64; the model maps (B, T) to
+    (B, vocab_size) and may be of our layers or an nn.Module. Runs on one thread. An interrupt, or a loss that is no
+    number, ends the training early with a word; model and losses stay usable. Raises
+    ValueError before the first step for bad sizes, shapes or values. Lecture part 5.
+    """
+    _positive_int("max_steps", max_steps)
+    _positive_int("batch_size", batch_size)
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate is {learning_rate!r}; expected a positive number")
+    check_model(model, X, Y)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("train: no parameter asks for gradients; call helpers.ready(model)")
+    lossi = []
+    with mode(model, True), threads(1), Progress(max_steps, lossi) as bar:
+        try:
+            for i in range(max_steps):
+                ix = torch.randint(0, X.shape[0], (batch_size,))
+                loss = F.cross_entropy(model(X[ix]), Y[ix])
+                for p in parameters:
+                    p.grad = None
+                loss.backward()
+                lr = learning_rate if i < 0.75 * max_steps else learning_rate / 10
+                for p in parameters:
+                    p.data += -lr * p.grad
+                lossi.append(loss.item())
+                bar.update()
+                if lossi[-1] != lossi[-1]:
+                    print(f"The loss is no number at step {i}: stopped. Lower learning_rate.")
+                    break
+        except KeyboardInterrupt:
+            print(f"Stopped by hand after {len(lossi)} steps; model and losses are usable.")
+    return lossi
+
+
+def check_model(model, X, Y):
+    """Raise ValueError unless (X, Y) is a data set and the model gives it (B, vocab_size)."""
+    if X.ndim != 2 or Y.ndim != 1 or len(X) != len(Y) or len(X) == 0:
+        raise ValueError(
+            f"X of shape {tuple(X.shape)} and Y of shape {tuple(Y.shape)}; expected (N, T) and "
+            "(N,) with the same N of 1 or more, as build_dataset makes them"
+        )
+    if X.dtype != torch.int64 or Y.dtype != torch.int64:
+        raise ValueError(f"X is {X.dtype} and Y is {Y.dtype}; expected int64 character numbers")
+    with mode(model, False), torch.no_grad():
+        shape = tuple(model(X[:1]).shape)
+    if len(shape) == 3:
+        raise ValueError(
+            f"the model gives {shape}, expected (1, vocab_size): {shape[1]} positions are left; "
+            f"add a FlattenConsecutive({shape[1]}) level or use a smaller block_size"
+        )
+    if len(shape) != 2 or shape[1] <= int(Y.max()):
+        raise ValueError(
+            f"the model gives {shape}, expected (1, vocab_size) with vocab_size above "
+            f"{int(Y.max())}, the largest character number in Y"
+        )
+
+
+# -------------------------------------------------------------------------------- measuring
+
+
+def shape_table(model, X):
+    """A table of the layers of a Sequential: output shape for the windows X, parameters."""
+    with mode(model, False), torch.no_grad():
+        model(X)
+    rows = [
+        (type(m).__name__, tuple(m.out.shape), sum(p.nelement() for p in m.parameters()))
+        for m in model.layers
+    ]
+    return pd.DataFrame(rows, columns=["layer", "output shape", "parameters"])
+
+
+def split_loss(model, X, Y, chunk=4096):
+    """Mean loss over all of (X, Y), in eval mode, `chunk` windows at a time.
+
+    The layers keep their running statistics and their training flags. X (N, T), Y (N,).
+    """
+    _positive_int("chunk", chunk)
+    check_model(model, X, Y)
+    total = 0.0
+    with mode(model, False), torch.no_grad():
+        for x, y in zip(X.split(chunk), Y.split(chunk), strict=True):
+            total += F.cross_entropy(model(x), y, reduction="sum").item()
+    return total / len(X)
+
+
+def check_learning(lossi, vocab_size):
+    """Print and check what a healthy training shows: ln(vocab_size) at step 0, then a fall.
+
+    Raises AssertionError; says so when 300 steps or fewer are too few to tell.
+    """
+    first, last, chance = lossi[0], float(np.mean(lossi[-100:])), math.log(vocab_size)
+    print(f"step 0: {first:.3f} (ln {vocab_size} = {chance:.3f}); last 100 steps: {last:.3f}")
+    assert abs(first - chance) < 0.3, f"step 0 gave {first:.3f}: is the last layer scaled down?"
+    assert last < first - 0.3, f"the loss fell from {first:.3f} to {last:.3f} only"
+
+
+# A stage: its notebook; the lecture's (block_size, n_embd, n_hidden); the parameters; the
+# lecture's train and val; the val range of independent reruns on the lecture's list; train and
+# val of one rerun on ours, where the range is 0.006 to either side.
+RECIPE = {"max_steps": 200_000, "batch_size": 32, "learning_rate": 0.1, "seed": 42}
+STAGES = {
+    "MLP, 3 letters": (1, (3, 10, 200), 12_097, (2.058, 2.105), (2.1055, 2.1072), (2.060, 2.120)),
+    "MLP, 8 letters": (2, (8, 10, 200), 22_097, (1.918, 2.027), (2.030, 2.034), (1.923, 2.039)),
+    "tree": (3, (8, 10, 68), 22_397, (1.941, 2.029), (2.025, 2.035), (1.942, 2.038)),
+    "tree, fixed": (4, (8, 10, 68), 22_397, (1.912, 2.022), (2.018, 2.024), (1.912, 2.030)),
+    "tree, scaled": (5, (8, 24, 128), 76_579, (1.769, 1.993), (1.987, 1.994), (1.767, 2.001)),
+}
+LISTS = {
+    "71779929036aaf049a2268928187719ac43190941ebce328725dab9a4ec0dedd": "ours",
+    "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d": "lecture",
+}
+
+
+def expected_val(stage, words, config):
+    """((low, high), "") that val of `stage` must fall in, or (None, why no figure applies).
+
+    `words` is the list as loaded, `config` the hyperparameters by the lecture's names.
+    """
+    sizes = dict(zip(("block_size", "n_embd", "n_hidden"), STAGES[stage][1], strict=True))
+    why = [f"{k} is {config[k]}, not {v}" for k, v in (sizes | RECIPE).items() if config[k] != v]
+    whose = LISTS.get(hashlib.sha256("\n".join(words).encode()).hexdigest())
+    if whose is None:
+        why.append("the word list is another")
+    if QUICK:
+        why.append(f"quick mode ends at {QUICK_STEPS} steps")
+    if why:
+        return None, ", ".join(why)
+    reruns, ours = STAGES[stage][4:]
+    return (reruns if whose == "lecture" else (ours[1] - 0.006, ours[1] + 0.006)), ""
+
+
+def performance_log(stage, words, config, model, train_loss, val_loss, seconds):
+    """Hold `stage` against its expected figures; return the log of all stages so far.
+
+    A row measured at the lecture's values is kept in notebooks/output/, a file a stage, so that
+    the later notebooks can show it. Raises AssertionError when a figure that applies is missed.
+    `seconds` is the time of the training alone.
+    """
+    number, _, count, *_ = STAGES[stage]
+    n_params = sum(p.nelement() for p in model.parameters())
+    bounds, why = expected_val(stage, words, config)
+    expected = "{:.3f} to {:.3f}".format(*bounds) if bounds else "none"
+    row = {"parameters": f"{n_params:,}", "train": f"{train_loss:.3f}", "val": f"{val_loss:.3f}",
+           "expected val": expected, "seconds": f"{seconds:.0f}"}
+    print(f"{stage}: train {train_loss:.6f}, val {val_loss:.6f}")
+    if bounds is None:
+        print(f"Not held against the published figures: {why}.")
+    else:
+        assert n_params == count, f"{n_params} parameters, expected {count}"
+        assert bounds[0] <= val_loss <= bounds[1], (
+            f"val {val_loss:.4f} is outside {expected}. Check that the versions are those of "
+            "requirements.txt and that no cell above was changed or run twice."
+        )
+        print(f"val is within the expected {expected}.")
+        save_json(OUTPUT / f"log_{number:02d}.json", row)
+    rows = {}
+    for name, (n, _, _, lecture, _, _) in STAGES.items():
+        if n <= number:
+            file = OUTPUT / f"log_{n:02d}.json"
+            kept = json.loads(file.read_text()) if file.is_file() else {}
+            rows[f"{n:02d} {name}"] = (row if n == number else kept) | {
+                "lecture train / val": "{:.3f} / {:.3f}".format(*lecture)
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("not run yet")
+
+
+def save_json(path, content):
+    """Write `content` to `path` whole or not at all; say so where nothing can be written."""
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(content, indent=1))
+        part.replace(path)
+    except OSError as error:
+        print(f"{path.name} cannot be written ({error.strerror}): not kept for later notebooks.")
+
+
+# --------------------------------------------------------------------------------- sampling
+
+
+def sample(model, block_size, itos, n=10, *, temperature=1.0, prefix="", seed=None, max_length=100):
+    """`n` new words from the model, all at once, in eval mode.
+
+    Each starts with `prefix` and ends at the model's '.' or after `max_length` letters. The
+    logits are divided by `temperature` before the softmax: below 1 safer, above 1 wilder. A
+    `seed` gives the same words again; the global generator is left alone. Raises ValueError for
+    bad sizes, a temperature of 0 or less, an unknown character, logits that are no numbers.
+    """
+    for name, value in (("n", n), ("block_size", block_size), ("max_length", max_length)):
+        _positive_int(name, value)
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature!r}; expected a positive number")
+    stoi = {ch: i for i, ch in itos.items() if i}
+    for ch in prefix:
+        if ch not in stoi:
+            raise ValueError(f"prefix {prefix!r}: {ch!r} is not in the vocabulary; leave it out")
+    generator = torch.Generator()
+    generator.seed() if seed is None else generator.manual_seed(seed)
+    start = ([0] * block_size + [stoi[ch] for ch in prefix])[-block_size:]
+    words, alive = [prefix] * n, torch.arange(n)
+    context = torch.tensor([start] * n)
+    with mode(model, False), torch.no_grad():
+        for _ in range(max_length - len(prefix)):
+            logits = torch.cat([model(part) for part in context.split(4096)]) / temperature
+            if not logits.isfinite().all():
+                raise ValueError("the logits are no numbers; the training diverged, train anew")
+            ix = torch.multinomial(F.softmax(logits, dim=1), 1, generator=generator)
+            going = ix[:, 0] != 0
+            alive, ix = alive[going], ix[going]
+            context = torch.cat([context[going, 1:], ix], dim=1)
+            for word, i in zip(alive.tolist(), ix[:, 0].tolist(), strict=True):
+                words[word] += itos[i]
+            if len(alive) == 0:
+                break
+    return words
+
+
+# ------------------------------------------------------------------------------------ plots
+
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+
+
+def use_style():
+    """The course's one plot style: Okabe and Ito's colours, which colour-blind readers can tell."""
+    plt.rcParams.update({
+        "figure.figsize": (9, 3.6), "figure.dpi": 100, "figure.constrained_layout.use": True,
+        "axes.prop_cycle": plt.cycler(color=COLORS), "axes.grid": True, "axes.titleweight": "bold",
+        "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+        "axes.axisbelow": True, "grid.alpha": 0.3, "font.size": 11, "legend.frameon": False,
+        "image.cmap": "viridis", "savefig.facecolor": "white",
+    })
+
+
+def rolling_mean(losses, window):
+    """The mean of every `window` losses in a row: (n,) -> (n - window + 1,), any n and window.
+
+    A window longer than the list is cut to it. Raises ValueError for no losses or a window that
+    is no positive integer.
+    """
+    _positive_int("window", window)
+    if len(losses) == 0:
+        raise ValueError("rolling_mean: no losses; train for at least one step")
+    window = min(window, len(losses))
+    sums = np.cumsum(np.concatenate([[0.0], losses]))
+    return (sums[window:] - sums[:-window]) / window
+
+
+def plot_losses(curves, window=1000, title="Training loss", decay=True):
+    """Draw rolling means of {label: losses} over the steps; return the axes.
+
+    A dotted line marks the step at which `train` lowers the learning rate.
+    """
+    _, ax = plt.subplots()
+    for label, losses in curves.items():
+        smooth = rolling_mean(losses, window)
+        first = len(losses) - len(smooth) + 1
+        every = max(1, len(smooth) // 4000)
+        ax.plot(np.arange(first, len(losses) + 1)[::every], smooth[::every], label=label)
+    if decay:
+        ax.axvline(0.75 * len(losses), color="gray", ls=":", label="learning rate / 10")
+    ax.set(xlabel="step", ylabel="loss (nats per character)", title=title)
+    ax.legend()
+    return ax
