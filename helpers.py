@@ -409,10 +409,10 @@ class Progress(tqdm):
 def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1):
     """Train with the lecture's recipe and return the list of all losses (floats).
 
-    Plain SGD on batches drawn with torch.randint; the learning rate falls to a tenth after
-    three quarters of the steps. X is (N, T) int64, Y (N,) int64; the model maps (B, T) to
-    (B, vocab_size) and may be of our layers or an nn.Module. Runs on one thread. An interrupt, or a loss that is no
-    number, ends the training early with a word; model and losses stay usable. Raises
+    Plain SGD on one thread, on batches drawn with torch.randint; the learning rate falls to a
+    tenth after three quarters of the steps. X is (N, T) int64, Y (N,) int64; the model maps
+    (B, T) to (B, vocab_size) and may be of our layers or an nn.Module. An interrupt, or a loss
+    that is no number, ends the training early with a word; model and losses stay usable. Raises
     ValueError before the first step for bad sizes, shapes or values. Lecture part 5.
     """
     _positive_int("max_steps", max_steps)
@@ -574,7 +574,8 @@ def performance_log(stage, words, config, model, train_loss, val_loss, seconds):
             rows[f"{n:02d} {name}"] = (row if n == number else kept) | {
                 "lecture train / val": "{:.3f} / {:.3f}".format(*lecture)
             }
-    return pd.DataFrame.from_dict(rows, orient="index").fillna("not run yet")
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=[*row, "lecture train / val"])
+    return table.fillna("not run yet")
 
 
 def save_json(path, content):
