@@ -9,6 +9,7 @@ to cap all trainings at a few hundred steps.
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
@@ -385,14 +386,14 @@ class Progress(tqdm):
     """
 
     monitor_interval = 0
-    FORMAT = (
-        "{percentage:3.0f}% |{bar:25}| {n_fmt} of {total_fmt} steps, {rate_fmt}, {remaining} left"
-    )
+    FORMAT = "{percentage:3.0f}% |{bar:20}| {n_fmt} of {total_fmt} steps, {rate_fmt}, "
 
     def __init__(self, total, losses, **kwargs):
         self.losses, self.handle = losses, None
-        super().__init__(total=total, unit=" steps", mininterval=0.5, bar_format=self.FORMAT,
-                         ascii=" .:#", **kwargs)
+        if get_ipython() is not None:
+            kwargs["file"] = io.StringIO()
+        super().__init__(total=total, unit=" steps", mininterval=0.5, ascii=" .:#", **kwargs,
+                         bar_format=self.FORMAT + "{elapsed} gone, {remaining} left")
 
     def display(self, msg=None, pos=None):
         text = str(self) if msg is None else msg
@@ -496,17 +497,6 @@ def split_loss(model, X, Y, chunk=4096):
     return total / len(X)
 
 
-def check_learning(lossi, vocab_size):
-    """Print and check what a healthy training shows: ln(vocab_size) at step 0, then a fall.
-
-    Raises AssertionError; says so when 300 steps or fewer are too few to tell.
-    """
-    first, last, chance = lossi[0], float(np.mean(lossi[-100:])), math.log(vocab_size)
-    print(f"step 0: {first:.3f} (ln {vocab_size} = {chance:.3f}); last 100 steps: {last:.3f}")
-    assert abs(first - chance) < 0.3, f"step 0 gave {first:.3f}: is the last layer scaled down?"
-    assert last < first - 0.3, f"the loss fell from {first:.3f} to {last:.3f} only"
-
-
 # A stage: its notebook; the lecture's (block_size, n_embd, n_hidden); the parameters; the
 # lecture's train and val; the val range of independent reruns on the lecture's list; train and
 # val of one rerun on ours, where the range is 0.006 to either side.
@@ -524,47 +514,57 @@ LISTS = {
 }
 
 
-def expected_val(stage, words, config):
-    """((low, high), "") that val of `stage` must fall in, or (None, why no figure applies).
+def changed(stage, words, config):
+    """What differs from the values that the figures of `stage` are for: a list of clauses.
 
     `words` is the list as loaded, `config` the hyperparameters by the lecture's names.
     """
     sizes = dict(zip(("block_size", "n_embd", "n_hidden"), STAGES[stage][1], strict=True))
     why = [f"{k} is {config[k]}, not {v}" for k, v in (sizes | RECIPE).items() if config[k] != v]
-    whose = LISTS.get(hashlib.sha256("\n".join(words).encode()).hexdigest())
-    if whose is None:
-        why.append("the word list is another")
-    if QUICK:
-        why.append(f"quick mode ends at {QUICK_STEPS} steps")
-    if why:
-        return None, ", ".join(why)
-    reruns, ours = STAGES[stage][4:]
-    return (reruns if whose == "lecture" else (ours[1] - 0.006, ours[1] + 0.006)), ""
+    return why + ["the word list is another"] * (_whose(words) is None)
 
 
-def performance_log(stage, words, config, model, train_loss, val_loss, seconds):
+def _whose(words):
+    return LISTS.get(hashlib.sha256("\n".join(words).encode()).hexdigest())
+
+
+def check_learning(stage, words, config, lossi):
+    """Print the loss at step 0 and at the end; check them where the lecture's values are used.
+
+    Step 0 must be near ln(vocabulary) and the end clearly lower. Raises AssertionError.
+    """
+    chance = math.log(len(set("".join(words))) + 1)
+    first, last = lossi[0], float(np.mean(lossi[-100:]))
+    print(f"step 0: {first:.3f}, chance: {chance:.3f}, mean of the last 100 steps: {last:.3f}")
+    if why := changed(stage, words, config):
+        return print(f"Not held against the expected fall: {', '.join(why)}.")
+    assert abs(first - chance) < 0.3, f"step 0 gave {first:.3f}: is the last layer scaled down?"
+    assert last < first - 0.5, f"the loss fell from {first:.3f} to {last:.3f} only"
+
+
+def performance_log(stage, words, config, parameters, train_loss, val_loss, seconds):
     """Hold `stage` against its expected figures; return the log of all stages so far.
 
     A row measured at the lecture's values is kept in notebooks/output/, a file a stage, so that
     the later notebooks can show it. Raises AssertionError when a figure that applies is missed.
-    `seconds` is the time of the training alone.
+    `parameters` are the model's tensors, `seconds` the time of the training alone.
     """
-    number, _, count, *_ = STAGES[stage]
-    n_params = sum(p.nelement() for p in model.parameters())
-    bounds, why = expected_val(stage, words, config)
-    expected = "{:.3f} to {:.3f}".format(*bounds) if bounds else "none"
+    number, _, count, _, reruns, ours = STAGES[stage]
+    n_params = sum(p.nelement() for p in parameters)
+    low, high = reruns if _whose(words) == "lecture" else (ours[1] - 0.006, ours[1] + 0.006)
     row = {"parameters": f"{n_params:,}", "train": f"{train_loss:.3f}", "val": f"{val_loss:.3f}",
-           "expected val": expected, "seconds": f"{seconds:.0f}"}
+           "expected val": f"{low:.3f} to {high:.3f}", "seconds": f"{seconds:.0f}"}
     print(f"{stage}: train {train_loss:.6f}, val {val_loss:.6f}")
-    if bounds is None:
-        print(f"Not held against the published figures: {why}.")
+    why = changed(stage, words, config) + [f"quick mode, {QUICK_STEPS} steps"] * QUICK
+    if why:
+        print(f"Not held against the expected figures: {', '.join(why)}.")
+        row["expected val"] = "none"
     else:
         assert n_params == count, f"{n_params} parameters, expected {count}"
-        assert bounds[0] <= val_loss <= bounds[1], (
-            f"val {val_loss:.4f} is outside {expected}. Check that the versions are those of "
-            "requirements.txt and that no cell above was changed or run twice."
+        assert low <= val_loss <= high, (
+            f"val {val_loss:.4f} is outside {low:.4f} to {high:.4f}. Check that the versions are "
+            "those of requirements.txt and that no cell above was changed or run twice."
         )
-        print(f"val is within the expected {expected}.")
         save_json(OUTPUT / f"log_{number:02d}.json", row)
     rows = {}
     for name, (n, _, _, lecture, _, _) in STAGES.items():

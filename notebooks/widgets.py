@@ -1,0 +1,264 @@
+"""The pictures and interactive panels of the notebooks: for each, a `draw_` function that a
+notebook calls plainly, and a `_panel` function that puts controls above the same picture.
+"""
+
+import html
+import io
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+
+import helpers
+
+BLUE, ORANGE, GREEN = helpers.COLORS[:3]
+
+
+def panel(draw, **controls):
+    """The controls in a row; below them what `draw` returns for their values, anew on a change.
+
+    `draw` returns a figure, a DataFrame or a text. Its ValueErrors are shown as text, too.
+    """
+    shown = ipywidgets.VBox()
+
+    def update(_=None):
+        try:
+            result = draw(**{name: control.value for name, control in controls.items()})
+        except ValueError as error:
+            result = str(error)
+        shown.children = [_as_widget(result)]
+
+    for control in controls.values():
+        control.continuous_update = False
+        control.style.description_width = "initial"
+        control.observe(update, "value")
+    update()
+    row = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
+    return ipywidgets.VBox([row, shown])
+
+
+def _as_widget(result):
+    if isinstance(result, plt.Figure):
+        png = io.BytesIO()
+        result.savefig(png, format="png")
+        return ipywidgets.Image(value=png.getvalue(), format="png", layout={"max_width": "100%"})
+    if isinstance(result, pd.DataFrame):
+        return ipywidgets.HTML(result.to_html())
+    return ipywidgets.HTML(f"<pre>{html.escape(result)}</pre>")
+
+
+def _finished(fig):
+    """`fig`, closed: the notebook shows it once, as the value of its cell."""
+    plt.close(fig)
+    return fig
+
+
+def _slider(label, value, low, high, step=1):
+    kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
+    return kind(value=value, min=low, max=high, step=step, description=label)
+
+
+def _choice(label, options, value):
+    return ipywidgets.Dropdown(options=options, value=value, description=label)
+
+
+# ---------------------------------------------------------------------------- 01: the windows
+
+
+def draw_windows(name, block_size):
+    """Every window of `name` as a row of boxes, the character to predict at its right."""
+    rows = ["." * block_size + name + "."]
+    rows = [(rows[0][i : i + block_size], rows[0][i + block_size]) for i in range(len(name) + 1)]
+    _, ax = plt.subplots(figsize=(max(4, 0.45 * block_size + 2.5), 0.42 * len(rows) + 0.7))
+    for y, (window, target) in enumerate(rows):
+        for x, ch in enumerate(window):
+            _box(ax, x, y, ch, "#e8e8e8" if ch == "." else "#bfe0f5")
+        ax.annotate("", (block_size + 0.75, y), (block_size - 0.35, y),
+                    arrowprops={"arrowstyle": "->"})
+        _box(ax, block_size + 1.3, y, target, "#f7d0b5")
+    ax.set(xlim=(-0.6, block_size + 2), ylim=(len(rows) - 0.4, -0.6), aspect="equal")
+    ax.set_title(f"{name!r}: {len(rows)} windows of {block_size}, one character to predict each")
+    ax.axis("off")
+    return _finished(ax.figure)
+
+
+def _box(ax, x, y, text, color):
+    ax.text(x, y, text, ha="center", va="center", family="monospace", size=12, bbox={
+        "boxstyle": "square,pad=0.28", "facecolor": color, "edgecolor": "white"})
+
+
+def windows_panel(stoi, name, block_size):
+    """Type a name, choose a context: its windows."""
+
+    def draw(name, block_size):
+        unknown = sorted(set(name) - set(stoi) | (set(name) & {"."}))
+        if unknown:
+            return f"{', '.join(map(repr, unknown))}: not a letter of the word list; take it out."
+        return draw_windows(name, block_size)
+
+    return panel(draw, name=ipywidgets.Text(name, description="name"),
+                 block_size=_slider("block_size", min(block_size, 16), 1, 16))
+
+
+def draw_losses(lossi, window, raw=False):
+    """The rolling mean of the losses, over the raw ones if asked; its noise in the title."""
+    ax = helpers.plot_losses({f"mean of {window}": lossi}, window)
+    if raw:
+        every = max(1, len(lossi) // 20_000)
+        ax.plot(np.arange(1, len(lossi) + 1)[::every], lossi[::every], lw=0.3, color="#bbbbbb",
+                zorder=0, label="raw")
+        ax.legend()
+    smooth = helpers.rolling_mean(lossi, window)[-max(1, len(lossi) // 10) :]
+    ax.set_title(f"Window {window}: over the last tenth the curve spans {np.ptp(smooth):.3f} nats")
+    return _finished(ax.figure)
+
+
+def loss_panel(lossi):
+    """Choose the window of the rolling mean, with or without the raw losses."""
+    sizes = [n for n in (1, 10, 100, 1000, 5000, 20_000) if n <= len(lossi)]
+    return panel(lambda window, raw: draw_losses(lossi, window, raw),
+                 window=_choice("window", sizes, sizes[len(sizes) // 2]),
+                 raw=ipywidgets.Checkbox(False, description="raw losses too"))
+
+
+# ------------------------------------------------------------------------------ 02: the shapes
+
+
+def shapes_panel(vocab_size, block_size, n_embd, n_hidden):
+    """Choose the sizes of the flat network: shapes and parameters layer by layer."""
+
+    def draw(block_size, n_embd, n_hidden):
+        model = helpers.make_mlp(vocab_size, block_size, n_embd, n_hidden)
+        table = helpers.shape_table(model, torch.zeros(32, block_size, dtype=torch.int64))
+        table.loc["sum"] = ["", "", table.parameters.sum()]
+        return table
+
+    return panel(draw, block_size=_slider("block_size", min(block_size, 16), 1, 16),
+                 n_embd=_slider("n_embd", min(n_embd, 64), 1, 64),
+                 n_hidden=_slider("n_hidden", min(n_hidden, 512), 1, 512))
+
+
+# -------------------------------------------------------------------------------- 03: the tree
+
+
+def tree_levels(block_size, n):
+    """Positions left at every level, [8, 4, 2, 1] for 8 and 2; None if it does not come out."""
+    levels = [block_size]
+    while levels[-1] > 1 and levels[-1] % n == 0:
+        levels.append(levels[-1] // n)
+    return levels if levels[-1] == 1 else None
+
+
+def draw_tree(block_size, n, n_embd, n_hidden, letters=None):
+    """The tree of FlattenConsecutive(n): a box a position, lines from what it joins.
+
+    The (T, C) of each level stands at its right, with the characters that one box sees.
+    """
+    levels = tree_levels(block_size, n)
+    letters = (letters or "........")[-block_size:].rjust(block_size, ".")
+    _, ax = plt.subplots(figsize=(9, 0.85 * len(levels) + 0.7))
+    for level, count in enumerate(levels):
+        span = block_size // count
+        centres = [(i + 0.5) * span - 0.5 for i in range(count)]
+        for i, x in enumerate(centres):
+            label = letters[i * span : (i + 1) * span] if span <= 8 else f"{span} letters"
+            ax.text(x, -level, label, ha="center", va="center", family="monospace",
+                    size=11 if block_size <= 16 else 7,
+                    bbox={"boxstyle": "round,pad=0.3", "fc": "#bfe0f5", "ec": BLUE})
+            if level:
+                for j in range(n):
+                    child = (i * n + j + 0.5) * span / n - 0.5
+                    ax.plot([child, x], [-level + 0.8, -level + 0.2], color="gray", lw=1)
+        width = n_embd if level == 0 else n_hidden
+        ax.text(block_size - 0.2, -level, f"  ({count}, {width})   each box sees {span}",
+                va="center")
+    ax.set(xlim=(-0.7, block_size * 1.45), ylim=(-len(levels) + 0.6, 0.5))
+    ax.set_title(f"{block_size} characters in groups of {n}: {len(levels) - 1} levels to the top")
+    ax.axis("off")
+    return _finished(ax.figure)
+
+
+def tree_panel(n_embd, n_hidden):
+    """Choose a context and a group size; only pairs that end in one position are offered."""
+    pairs = {f"{n**k} characters in groups of {n}": (n**k, n)
+             for n, k in ((2, 1), (2, 2), (2, 3), (2, 4), (2, 5), (3, 2), (3, 3), (4, 2), (8, 1))}
+    return panel(lambda tree: draw_tree(*tree, n_embd, n_hidden),
+                 tree=_choice("tree", pairs, (8, 2)))
+
+
+# ------------------------------------------------------------------------ 04: how means stray
+
+
+def draw_strays(sizes, values, trials=2000):
+    """Histograms of the mean of N random ones of `values`, for every N in `sizes`."""
+    rng = np.random.default_rng(0)
+    _, ax = plt.subplots()
+    spreads = []
+    for n, color in zip(sizes, helpers.COLORS, strict=False):
+        means = rng.choice(values, (trials, n)).mean(axis=1)
+        spreads.append(means.std())
+        ax.hist(means, 60, density=True, alpha=0.55, color=color, label=f"mean of {n}")
+    ax.set(xlabel="estimated mean of one channel", ylabel="density")
+    ax.set_title("Spread of the estimate: " + ", ".join(
+        f"{s:.3f} from {n}" for n, s in zip(sizes, spreads, strict=True)))
+    ax.legend()
+    return _finished(ax.figure)
+
+
+def strays_panel(values):
+    """Choose how many examples the estimate has, against four times as many."""
+    return panel(lambda n: draw_strays([n, 4 * n], values),
+                 n=_choice("batch", [2, 4, 8, 16, 32, 64, 128, 256, 512], 32))
+
+
+# ------------------------------------------------------------------ 00 and 05: names, activations
+
+
+def draw_names(model, block_size, itos, temperature=1.0, prefix="", seed=1, n=10):
+    """`n` names that the model draws, one a line."""
+    return "\n".join(helpers.sample(model, block_size, itos, n, temperature=temperature,
+                                    prefix=prefix, seed=seed))
+
+
+def names_panel(model, block_size, itos):
+    """Choose a temperature, first letters and a seed: ten names."""
+    return panel(lambda **choices: draw_names(model, block_size, itos, **choices),
+                 temperature=_slider("temperature", 1.0, 0.1, 2.0, 0.1),
+                 prefix=ipywidgets.Text("", description="first letters"),
+                 seed=_slider("seed", 1, 0, 50))
+
+
+def draw_activations(model, window, itos):
+    """The output of every Tanh of the tree for one window (block_size,): a row a position."""
+    with helpers.mode(model, False), torch.no_grad():
+        model(window[None])
+    letters = "".join(itos[i] for i in window.tolist())
+    levels = [m.out[0].reshape(-1, m.out.shape[-1]) for m in model.layers
+              if isinstance(m, helpers.Tanh)]
+    height = 0.9 + 0.33 * sum(len(act) + 1.6 for act in levels)
+    fig, axes = plt.subplots(len(levels), figsize=(9, height), squeeze=False,
+                             height_ratios=[len(act) + 0.3 for act in levels])
+    for level, (ax, act) in enumerate(zip(axes[:, 0], levels, strict=True), start=1):
+        picture = ax.imshow(act, aspect="auto", cmap="PuOr", vmin=-1, vmax=1, interpolation="none")
+        span = len(letters) // len(act)
+        seen = [letters[i * span : (i + 1) * span] for i in range(len(act))]
+        ax.set_yticks(range(len(act)), seen, family="monospace")
+        ax.set_title(f"level {level}", size=10)
+        ax.grid(False)
+    axes[-1, 0].set_xlabel("channel")
+    fig.colorbar(picture, ax=axes, label="tanh output")
+    return _finished(fig)
+
+
+def activations_panel(model, block_size, stoi, itos, text):
+    """Type the letters so far: the activations of each level for that window."""
+
+    def draw(text):
+        if unknown := [ch for ch in text if ch not in stoi]:
+            return f"{unknown[0]!r} is not a letter of the word list; take it out."
+        ids = [0] * block_size + [stoi[ch] for ch in text]
+        return draw_activations(model, torch.tensor(ids[-block_size:]), itos)
+
+    return panel(draw, text=ipywidgets.Text(text, description="letters so far"))
