@@ -306,22 +306,36 @@ def make_mlp(vocab_size, block_size, n_embd, n_hidden):
     ]))
 
 
+def tree_levels(block_size, n=2):
+    """Positions left after each level: [8, 4, 2, 1] for 8 characters in groups of 2.
+
+    Raises ValueError when block_size is no power of n, or n is no integer of 2 or more.
+    """
+    _positive_int("block_size", block_size)
+    _positive_int("the group size", n)
+    levels = [block_size]
+    while n > 1 and levels[-1] % n == 0:
+        levels.append(levels[-1] // n)
+    if len(levels) == 1 or levels[-1] != 1:
+        n = max(n, 2)
+        raise ValueError(
+            f"block_size {block_size} is no power of {n}, so groups of {n} do not end in one "
+            f"position; use a block_size of {n}, {n**2}, {n**3} or {n**4}"
+        )
+    return levels
+
+
 def make_tree(vocab_size, block_size, n_embd, n_hidden, n=2, norm=BatchNorm1d):
     """The hierarchical network, ready to train: (B, block_size) -> (B, vocab_size).
 
     Each level joins `n` neighbours, until one position is left. Raises ValueError when
     block_size is no power of n. Notebook 03; lecture part 5.
     """
-    if n < 2 or block_size < n or n ** round(math.log(block_size, n)) != block_size:
-        raise ValueError(
-            f"make_tree: block_size {block_size} is no power of {n}, so levels of {n} do not "
-            f"end in one position; use {', '.join(str(max(n, 2) ** k) for k in (1, 2, 3, 4))}"
-        )
-    layers, T, C = [Embedding(vocab_size, n_embd)], block_size, n_embd
-    while T > 1:
+    layers, C = [Embedding(vocab_size, n_embd)], n_embd
+    for _ in tree_levels(block_size, n)[1:]:
         layers += [FlattenConsecutive(n), Linear(C * n, n_hidden, bias=False),
                    norm(n_hidden), Tanh()]
-        T, C = T // n, n_hidden
+        C = n_hidden
     return ready(Sequential([*layers, Linear(n_hidden, vocab_size)]))
 
 
@@ -407,17 +421,21 @@ class Progress(tqdm):
             self.handle.update({"text/plain": text}, raw=True)
 
 
-def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1):
+def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1,
+          every=None, callback=None):
     """Train with the lecture's recipe and return the list of all losses (floats).
 
     Plain SGD on one thread, on batches drawn with torch.randint; the learning rate falls to a
     tenth after three quarters of the steps. X is (N, T) int64, Y (N,) int64; the model maps
-    (B, T) to (B, vocab_size) and may be of our layers or an nn.Module. An interrupt, or a loss
-    that is no number, ends the training early with a word; model and losses stay usable. Raises
-    ValueError before the first step for bad sizes, shapes or values. Lecture part 5.
+    (B, T) to (B, vocab_size) and may be of our layers or an nn.Module. After each `every` steps
+    `callback(steps_done)` is called, if given. An interrupt, or a loss that is no number, ends
+    the training early with a word; model and losses stay usable. Raises ValueError before the
+    first step for bad sizes, shapes or values. Lecture part 5.
     """
     _positive_int("max_steps", max_steps)
     _positive_int("batch_size", batch_size)
+    if callback:
+        _positive_int("every", every)
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate is {learning_rate!r}; expected a positive number")
     check_model(model, X, Y)
@@ -438,6 +456,8 @@ def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1):
                     p.data += -lr * p.grad
                 lossi.append(loss.item())
                 bar.update()
+                if callback and (i + 1) % every == 0:
+                    callback(i + 1)
                 if lossi[-1] != lossi[-1]:
                     print(f"The loss is no number at step {i}: stopped. Lower learning_rate.")
                     break

@@ -143,20 +143,12 @@ def shapes_panel(vocab_size, block_size, n_embd, n_hidden):
 # -------------------------------------------------------------------------------- 03: the tree
 
 
-def tree_levels(block_size, n):
-    """Positions left at every level, [8, 4, 2, 1] for 8 and 2; None if it does not come out."""
-    levels = [block_size]
-    while levels[-1] > 1 and levels[-1] % n == 0:
-        levels.append(levels[-1] // n)
-    return levels if levels[-1] == 1 else None
-
-
 def draw_tree(block_size, n, n_embd, n_hidden, letters=None):
     """The tree of FlattenConsecutive(n): a box a position, lines from what it joins.
 
     The (T, C) of each level stands at its right, with the characters that one box sees.
     """
-    levels = tree_levels(block_size, n)
+    levels = helpers.tree_levels(block_size, n)
     letters = (letters or "........")[-block_size:].rjust(block_size, ".")
     _, ax = plt.subplots(figsize=(9, 0.85 * len(levels) + 0.7))
     for level, count in enumerate(levels):
