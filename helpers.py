@@ -155,9 +155,8 @@ class Linear:
 class BatchNorm1dPart3:
     """Mean 0 and variance 1 for each channel over the batch, then gamma * x + beta.
 
-    (B, dim) -> (B, dim). In training it uses the batch's own mean and (unbiased) variance and
-    moves the running ones by `momentum`; otherwise it uses the running ones. Notebook 02; as
-    part 3 of the lecture left it.
+    (B, dim) -> (B, dim). Training uses the batch's mean and (unbiased) variance and moves the
+    running ones by `momentum`; evaluation uses those. Notebook 02; as lecture part 3 left it.
     """
 
     def __init__(self, dim, eps=1e-5, momentum=0.1):
@@ -173,13 +172,12 @@ class BatchNorm1dPart3:
         if self.training:
             mean, var = x.mean(dims, keepdim=True), x.var(dims, keepdim=True)
             with torch.no_grad():
-                keep = 1 - self.momentum
-                self.running_mean = keep * self.running_mean + self.momentum * mean
-                self.running_var = keep * self.running_var + self.momentum * var
+                m = self.momentum
+                self.running_mean = (1 - m) * self.running_mean + m * mean
+                self.running_var = (1 - m) * self.running_var + m * var
         else:
             mean, var = self.running_mean, self.running_var
-        xhat = (x - mean) / torch.sqrt(var + self.eps)
-        self.out = self.gamma * xhat + self.beta
+        self.out = self.gamma * ((x - mean) / torch.sqrt(var + self.eps)) + self.beta
         return self.out
 
     def parameters(self):
@@ -202,7 +200,7 @@ class BatchNorm1d(BatchNorm1dPart3):
             )
         if self.training and x.numel() <= dim:
             raise ValueError(
-                f"BatchNorm1d({dim}): {x.numel() // dim} values per channel have no variance in "
+                f"BatchNorm1d({dim}): {x.numel() // dim} value per channel has no variance in "
                 "training; use a batch_size of 2 or more, or set training = False to evaluate"
             )
         return 0 if x.ndim == 2 else (0, 1)
@@ -250,9 +248,8 @@ class Flatten:
 class FlattenConsecutive:
     """Every `n` neighbouring positions side by side: (B, T, C) -> (B, T//n, C*n).
 
-    When one position is left its dimension goes too: (B, C*n). Raises ValueError when n is no
-    positive integer, the input is not (B, T, C), or T does not divide by n. Notebook 03;
-    lecture part 5.
+    A single position left loses its dimension: (B, C*n). Raises ValueError for n below 1, an
+    input that is not (B, T, C), T not divisible by n. Notebook 03; lecture part 5.
     """
 
     def __init__(self, n):
@@ -264,8 +261,7 @@ class FlattenConsecutive:
         if x.ndim != 3:
             raise ValueError(
                 f"FlattenConsecutive({self.n}): input of shape {tuple(x.shape)}, expected "
-                "(B, T, C); if one position was left before this layer, there is one "
-                "FlattenConsecutive too many"
+                "(B, T, C); after one position is left, no FlattenConsecutive may follow"
             )
         B, T, C = x.shape
         if T % self.n:

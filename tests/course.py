@@ -1,0 +1,57 @@
+"""The committed notebooks as the tests read them, and the command that makes them anew.
+
+    python tests/course.py 03 04
+
+executes notebooks 03 and 04 in full, from the top, and saves them as they are committed: with
+their outputs, without widget state. Without numbers it takes all, in order.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def code_cells(nb):
+    """The code cells that have code."""
+    return [c for c in nb.cells if c.cell_type == "code" and c.source.strip()]
+
+
+def tags(cell):
+    """The cell's tags."""
+    return cell.metadata.get("tags", [])
+
+
+def output_text(cell):
+    """All that the cell printed or showed as plain text."""
+    return "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs)
+
+
+def execute(path):
+    """Run the notebook in full and save it without the views of its widgets.
+
+    A saved view has no widget behind it: a reader would see an error instead of a panel.
+    """
+    subprocess.run(
+        [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute",
+         "--inplace", "--ExecutePreprocessor.store_widget_state=False",
+         "--ExecutePreprocessor.timeout=3600", str(path)],
+        check=True, env=os.environ | {"MAKEMORE_QUICK": "0"},
+    )
+    nb = nbformat.read(path, as_version=4)
+    for cell in code_cells(nb):
+        cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+        cell.metadata.pop("execution", None)
+    nbformat.write(nb, path)
+
+
+if __name__ == "__main__":
+    for notebook in PATHS:
+        if len(sys.argv) == 1 or notebook.name[:2] in sys.argv[1:]:
+            execute(notebook)

@@ -1,0 +1,157 @@
+"""What every committed notebook must look like."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+import helpers
+from course import PATHS, ROOT, WIDGET, code_cells, output_text, tags
+
+KNOWN_TAGS = {"parameters", "nbval-check-output", "nbval-ignore-output"}
+each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def test_all_notebooks_are_there():
+    assert [path.name[:2] for path in PATHS] == [f"{n:02d}" for n in range(len(PATHS))]
+    assert len(PATHS) >= 6
+
+
+@each_notebook
+def test_was_run_from_the_top_without_errors_or_warnings(path):
+    cells = code_cells(read(path))
+    assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.id
+            assert output.get("name") != "stderr", (cell.id, output.text)
+
+
+@each_notebook
+def test_outputs_are_those_of_a_full_run(path):
+    text = "\n".join(output_text(c) for c in code_cells(read(path)))
+    assert "quick mode" not in text
+    assert f" of {helpers.QUICK_STEPS} steps" not in text
+    assert "not run yet" not in text
+    assert "Not held against" not in text
+
+
+@each_notebook
+def test_has_no_widget_state_and_no_dead_widgets(path):
+    nb = read(path)
+    assert "widgets" not in nb.metadata
+    for cell in code_cells(nb):
+        assert not any(WIDGET in o.get("data", {}) for o in cell.outputs), cell.id
+
+
+@each_notebook
+def test_has_a_parameters_cell_and_known_tags(path):
+    nb = read(path)
+    assert [tags(c) for c in nb.cells].count(["parameters"]) == 1
+    used = {tag for c in nb.cells for tag in tags(c)}
+    assert used <= KNOWN_TAGS
+    assert "nbval-check-output" in used
+
+
+@each_notebook
+def test_cells_have_short_code_and_readable_ids(path):
+    nb = read(path)
+    ids = [c.id for c in nb.cells]
+    assert len(set(ids)) == len(ids)
+    for cell in code_cells(nb):
+        assert re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", cell.id)
+        assert len(cell.source.splitlines()) <= 30, cell.id
+
+
+@each_notebook
+def test_is_small_and_names_no_folder_of_one_machine(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text) < 400_000
+    assert not re.search(r"(?<![\w.])/(?:work|tmp|root|home|Users)/", text)
+
+
+@each_notebook
+def test_links_resolve(path):
+    text = "\n".join(c.source for c in read(path).cells if c.cell_type == "markdown")
+    links = re.findall(r"\]\(([^)]+\.ipynb)\)", text)
+    assert all((path.parent / link).is_file() for link in links), links
+    place = PATHS.index(path)
+    for neighbour in PATHS[max(0, place - 1) : place + 2]:
+        assert neighbour == path or neighbour.name in links
+
+
+def definitions(text):
+    """{class name: its source text} of the classes at the top level."""
+    return {node.name: ast.get_source_segment(text, node) for node in ast.parse(text).body
+            if isinstance(node, ast.ClassDef)}
+
+
+@each_notebook
+def test_classes_read_the_same_in_the_notebook_and_in_helpers(path):
+    ours = definitions((ROOT / "helpers.py").read_text(encoding="utf-8"))
+    for cell in code_cells(read(path)):
+        for name, text in definitions(cell.source).items():
+            if name in ours:
+                assert text == ours[name], name
+
+
+def test_every_layer_of_helpers_is_written_in_a_notebook():
+    ours = definitions((ROOT / "helpers.py").read_text(encoding="utf-8"))
+    written = {name for path in PATHS for cell in code_cells(read(path))
+               for name in definitions(cell.source)}
+    assert set(ours) - {"Progress"} <= written
+
+
+def test_a_later_notebook_repeats_the_losses_of_an_earlier_one():
+    figures = {}
+    for path in PATHS:
+        for cell in code_cells(read(path)):
+            for label, losses in re.findall(r"(.+): (train \d\.\d{6}, val \d\.\d{6})",
+                                            output_text(cell)):
+                figures[path.name[:2], label] = losses
+    assert figures["01", "MLP, 3 letters"] == figures["02", "3 characters, in layers"]
+
+
+def test_readme_and_notebooks_give_the_same_results():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for stage, (number, _, count, lecture, _, _) in helpers.STAGES.items():
+        text = "\n".join(output_text(c) for c in code_cells(read(PATHS[number])))
+        train, val = re.search(rf"^{stage}: train (\S+), val (\S+)$", text, re.M).groups()
+        row = next(line for line in readme.splitlines() if f"| {stage} |" in line)
+        assert f"{count:,}" in row
+        assert f"{float(train):.3f} / {float(val):.3f}" in row
+        assert "{:.3f} / {:.3f}".format(*lecture) in row
+
+
+def test_readme_and_first_notebook_show_the_same_map():
+    def rows(text):
+        row = r"^\| \[?(\d\d [^|\]]+).*\| (.*) \| (.*) min \| (.*) min \|$"
+        return re.findall(row, text, re.M)
+
+    first = "\n".join(c.source for c in read(PATHS[0]).cells)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [tuple(s.strip() for s in row) for row in rows(first)] == [
+        tuple(s.strip() for s in row) for row in rows(readme)]
+    assert len(rows(first)) == len(PATHS)
+
+
+def test_ci_calls_the_test_command_of_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"```\n(python3 -m venv .*)\n```", readme)
+    assert len(commands) == 2
+    assert "jupyter lab" in commands[0]
+    assert "pytest" in commands[1]
+    assert commands[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_ruff_finds_nothing():
+    found = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", str(ROOT)],
+                           capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
