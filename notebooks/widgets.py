@@ -227,7 +227,7 @@ def draw_activations(model, window, itos):
     with helpers.mode(model, False), torch.no_grad():
         model(window[None])
     letters = "".join(itos[i] for i in window.tolist())
-    levels = [m.out[0].reshape(-1, m.out.shape[-1]) for m in model.layers
+    levels = [m.out[0].reshape(-1, m.out.shape[-1]).numpy() for m in model.layers
               if isinstance(m, helpers.Tanh)]
     height = 0.9 + 0.33 * sum(len(act) + 1.6 for act in levels)
     fig, axes = plt.subplots(len(levels), figsize=(9, height), squeeze=False,
