@@ -306,7 +306,7 @@ def test_the_real_splits_have_the_known_shapes(words, stoi):
 
 @pytest.mark.parametrize("block_size", NO_INTEGERS)
 def test_a_bad_block_size_is_named(stoi, block_size):
-    with pytest.raises(ValueError, match=f"block_size is {re.escape(repr(block_size))};"):
+    with pytest.raises(ValueError, match=f"block_size is {re.escape(repr(block_size))}"):
         helpers.build_dataset(["emma"], block_size, stoi)
 
 
@@ -499,7 +499,7 @@ def test_batch_norm_refuses_other_shapes(dim, shape, training):
 @pytest.mark.parametrize("shape", [(1, 5), (1, 1, 5)])
 def test_batch_norm_refuses_to_train_on_one_value_per_channel(shape):
     ours = BatchNorm1d(5)
-    with pytest.raises(ValueError, match="1 values per channel have no variance"):
+    with pytest.raises(ValueError, match="no variance in training"):
         ours(torch.randn(shape))
     assert ours.running_var.tolist() == [1.0] * 5
 
@@ -554,7 +554,7 @@ def test_groups_of_an_input_that_is_not_contiguous():
 
 
 @pytest.mark.parametrize(("n", "shape", "message"), [
-    (2, (4, 10), r"\(4, 10\), expected \(B, T, C\).*one FlattenConsecutive too many"),
+    (2, (4, 10), r"\(4, 10\), expected \(B, T, C\)"),
     (2, (4, 8, 3, 2), r"\(4, 8, 3, 2\), expected \(B, T, C\)"),
     (2, (4, 7, 10), "7 positions do not divide into groups of 2"),
     (3, (4, 8, 10), "8 positions do not divide into groups of 3"),
@@ -616,7 +616,7 @@ def test_block_sizes_that_no_tree_ends_in(block_size, n):
 
 @pytest.mark.parametrize("block_size", NO_INTEGERS)
 def test_bad_block_sizes_of_a_tree(block_size):
-    with pytest.raises(ValueError, match=f"block_size is {re.escape(repr(block_size))};"):
+    with pytest.raises(ValueError, match=f"block_size is {re.escape(repr(block_size))}"):
         helpers.make_tree(27, block_size, 10, 20)
 
 
@@ -760,7 +760,7 @@ def test_an_interrupt_keeps_the_losses_and_the_model(data, two_threads, capsys):
     flags = [m.training for m in norms]
     losses = helpers.train(model, *data, max_steps=50)
     assert len(losses) == 7
-    assert "Stopped by hand after 7 steps" in capsys.readouterr().out
+    assert "after 7 steps" in capsys.readouterr().out
     assert [m.training for m in norms] == flags == [True, False, True]
     assert torch.get_num_threads() == 2
     assert math.isfinite(helpers.split_loss(model, *data))
@@ -793,7 +793,7 @@ def test_a_loss_that_is_no_number_stops_the_training(data, capsys):
     assert math.isnan(losses[-1])
     assert not any(map(math.isnan, losses[:-1]))
     assert 1 < len(losses) < 20
-    assert f"no number at step {len(losses) - 1}" in capsys.readouterr().out
+    assert f"no number at step {len(losses) - 1}:" in capsys.readouterr().out
 
 
 def test_the_callback_is_called_after_every_so_many_steps(data):
@@ -828,7 +828,7 @@ def test_an_interrupt_in_the_callback_counts_the_step_that_is_done(data, capsys)
 
 @pytest.mark.parametrize("every", [None, *NO_INTEGERS])
 def test_a_callback_needs_its_interval(data, every):
-    with pytest.raises(ValueError, match=f"every is {re.escape(repr(every))};"):
+    with pytest.raises(ValueError, match=f"every is {re.escape(repr(every))}"):
         helpers.train(small_mlp(), *data, max_steps=2, every=every, callback=print)
 
 
@@ -840,7 +840,7 @@ def test_a_callback_needs_its_interval(data, every):
 def test_bad_settings_are_named_before_the_first_step(data, name, value):
     model = small_mlp()
     before, state = [p.detach().clone() for p in model.parameters()], torch.get_rng_state()
-    with pytest.raises(ValueError, match=f"^{name} is {re.escape(repr(value))};"):
+    with pytest.raises(ValueError, match=f"^{name} is {re.escape(repr(value))}"):
         helpers.train(model, *data, **({"max_steps": 2} | {name: value}))
     assert all(map(torch.equal, model.parameters(), before))
     assert torch.equal(torch.get_rng_state(), state)
@@ -860,7 +860,7 @@ def zeros(*shape, dtype=torch.int64):
     (zeros(0, 8), zeros(0), r"\(0, 8\).*\(0,\)"),
     (zeros(5, 8, dtype=torch.float32), zeros(5), "X is torch.float32"),
     (zeros(5, 8), zeros(5, dtype=torch.int32), "Y is torch.int32"),
-    (zeros(5, 8), torch.tensor([0, 1, 2, 27, 3]), r"gives \(1, 27\).*above 27"),
+    (zeros(5, 8), torch.tensor([0, 1, 2, 27, 3]), r"\(1, 27\).* 27\b"),
 ])
 def test_bad_data_are_refused(use, X, Y, message):
     model = small_mlp()
@@ -872,20 +872,20 @@ def test_a_model_that_leaves_two_positions_is_refused(data):
     model = helpers.ready(Sequential([
         Embedding(27, 4), FlattenConsecutive(2), FlattenConsecutive(2), Linear(16, 27),
     ]))
-    with pytest.raises(ValueError, match=r"2 positions are left.*FlattenConsecutive\(2\)"):
+    with pytest.raises(ValueError, match=r"2 positions.*FlattenConsecutive\(2\)"):
         helpers.train(model, *data, max_steps=2)
 
 
 def test_a_model_with_too_few_outputs_is_refused(data):
     model = helpers.make_mlp(27, 8, 4, 16)
     model.layers[-1] = Linear(16, 25)
-    with pytest.raises(ValueError, match=r"gives \(1, 25\).*above 26"):
+    with pytest.raises(ValueError, match=r"\(1, 25\).* 26\b"):
         helpers.train(helpers.ready(model), *data, max_steps=2)
 
 
 def test_a_model_that_asks_for_no_gradients_is_refused(data):
     model = Sequential([Embedding(27, 4), Flatten(), Linear(32, 27)])
-    with pytest.raises(ValueError, match=r"no parameter asks for gradients.*ready"):
+    with pytest.raises(ValueError, match=r"gradients.*ready"):
         helpers.train(model, *data, max_steps=2)
 
 
@@ -995,7 +995,7 @@ def test_the_loss_of_one_example(trained, data):
 
 @pytest.mark.parametrize("chunk", NO_INTEGERS)
 def test_bad_chunks_are_named(trained, data, chunk):
-    with pytest.raises(ValueError, match=f"chunk is {re.escape(repr(chunk))};"):
+    with pytest.raises(ValueError, match=f"chunk is {re.escape(repr(chunk))}"):
         helpers.split_loss(trained, *data, chunk=chunk)
 
 
@@ -1057,13 +1057,16 @@ def test_sampling_feeds_the_windows_that_training_saw():
 
 
 def test_words_that_end_early_do_not_disturb_the_others():
+    # Every letter is followed by itself or the end: a row mixed up would mix the letters.
     stop, go = math.log(0.3), math.log(0.7)
-    model = spell([[NEVER, 0, NEVER, NEVER], [stop, NEVER, go, NEVER],
-                   [stop, NEVER, NEVER, go], [0, NEVER, NEVER, NEVER]])
-    words = helpers.sample(model, 2, ABC, 400, seed=0)
-    assert set(words) == {"a", "ab", "abc"}
-    assert words.count("a") / 400 == pytest.approx(0.3, abs=0.07)
-    assert words.count("abc") / 400 == pytest.approx(0.49, abs=0.07)
+    model = spell([[NEVER, 0, 0, 0], [stop, go, NEVER, NEVER], [stop, NEVER, go, NEVER],
+                   [stop, NEVER, NEVER, go]])
+    words = helpers.sample(model, 2, ABC, 600, seed=0)
+    assert {len(set(word)) for word in words} == {1}
+    assert all(((x[:, 0] == 0) | (x[:, 0] == x[:, 1])).all() for x in model.inputs)
+    assert {word[0] for word in words} == set("abc")
+    assert np.mean([len(word) == 1 for word in words]) == pytest.approx(0.3, abs=0.06)
+    assert np.mean([len(word) for word in words]) == pytest.approx(1 / 0.3, abs=0.3)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -1118,7 +1121,7 @@ def test_an_unknown_character_in_the_prefix_is_named(trained, itos, prefix):
     *((name, v) for name in ("n", "block_size", "max_length") for v in NO_INTEGERS),
 ])
 def test_bad_settings_of_sampling_are_named(trained, itos, name, value):
-    with pytest.raises(ValueError, match=f"^{name} is {re.escape(repr(value))};"):
+    with pytest.raises(ValueError, match=f"^{name} is {re.escape(repr(value))}"):
         helpers.sample(trained, **({"block_size": 8, "itos": itos} | {name: value}))
 
 
@@ -1141,7 +1144,7 @@ def test_a_diverged_model_is_not_sampled(itos, value):
     model = small_mlp()
     model.layers[-1].weight.data.fill_(value)
     flags = [m.training for m in model.layers if isinstance(m, BatchNorm1d)]
-    with pytest.raises(ValueError, match="train anew"):
+    with pytest.raises(ValueError, match="diverged, train"):
         helpers.sample(model, 8, itos)
     assert [m.training for m in model.layers if isinstance(m, BatchNorm1d)] == flags == [True]
 
@@ -1183,7 +1186,7 @@ def test_the_rolling_mean_goes_through_the_means_of_the_lecture():
 
 @pytest.mark.parametrize("window", NO_INTEGERS)
 def test_bad_windows_are_named(window):
-    with pytest.raises(ValueError, match=f"window is {re.escape(repr(window))};"):
+    with pytest.raises(ValueError, match=f"window is {re.escape(repr(window))}"):
         helpers.rolling_mean([1.0], window)
 
 
@@ -1323,9 +1326,7 @@ def test_a_later_stage_shows_the_earlier_ones(words, output):
 def test_other_hyperparameters_are_not_held_against_the_figures(change, words, output, capsys):
     table = log("tree", words, 9.0, config=config_of("tree", **change))
     [(name, value)] = change.items()
-    assert f"Not held against the expected figures: {name} is {value}, not" in (
-        capsys.readouterr().out
-    )
+    assert f": {name} is {value}, not" in capsys.readouterr().out
     assert table["expected val"].iloc[-1] == "none"
     assert table["val"].iloc[-1] == "9.000"
     assert files(output) == []
@@ -1333,7 +1334,7 @@ def test_other_hyperparameters_are_not_held_against_the_figures(change, words, o
 
 def test_another_word_list_is_not_held_against_the_figures(words, output, capsys):
     log("tree", words[:-1], 9.0)
-    assert "figures: the word list is another." in capsys.readouterr().out
+    assert "the word list is another" in capsys.readouterr().out
     assert files(output) == []
 
 
@@ -1401,8 +1402,9 @@ def test_learning_that_went_wrong_is_named(words, lossi, message):
 def test_learning_with_other_values_is_not_checked(words, capsys):
     config = config_of("tree", max_steps=400, seed=1)
     helpers.check_learning("tree", words, config, [9.0] * 100)
-    assert ("Not held against the expected fall: max_steps is 400, not 200000, seed is 1, not 42."
-            in capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert "max_steps is 400, not 200000" in out
+    assert "seed is 1, not 42" in out
 
 
 def test_learning_on_another_word_list_is_not_checked(capsys):
