@@ -56,7 +56,7 @@ def load_words(names_file="data/names.txt"):
     words = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            word = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            word = line.decode("utf-8").strip("\ufeff").strip()
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{names_file}, line {number}: not UTF-8 ({error.reason} at byte "
@@ -75,7 +75,12 @@ def load_words(names_file="data/names.txt"):
 
 
 def build_vocab(words):
-    """(stoi, itos): character to integer and back. '.' is 0, the others are sorted."""
+    """(stoi, itos): character to integer and back. '.' is 0, the others are sorted.
+
+    Raises ValueError for a word with '.'.
+    """
+    if dotted := [w for w in words if "." in w]:
+        raise ValueError(f"{dotted[0]!r} has a '.', which marks start and end; remove it")
     chars = sorted(set("".join(words)))
     stoi = {ch: i for i, ch in enumerate([".", *chars])}
     return stoi, {i: ch for ch, i in stoi.items()}
@@ -84,7 +89,7 @@ def build_vocab(words):
 def split_words(words, seed=42):
     """{'train', 'val', 'test'}: the words shuffled and cut at 80% and 90%, as in the lecture.
 
-    Leaves `words` as it is. Raises ValueError when a split would be empty (under ten words).
+    Leaves `words` as it is. Raises ValueError when a split would be empty.
     """
     shuffled = list(words)
     random.Random(seed).shuffle(shuffled)
@@ -308,12 +313,12 @@ def tree_levels(block_size, n=2):
     Raises ValueError when block_size is no power of n, or n is no integer of 2 or more.
     """
     _positive_int("block_size", block_size)
-    _positive_int("the group size", n)
+    if isinstance(n, bool) or not isinstance(n, int) or n < 2:
+        raise ValueError(f"the group size is {n!r}; expected an integer of 2 or more")
     levels = [block_size]
-    while n > 1 and levels[-1] % n == 0:
+    while levels[-1] % n == 0:
         levels.append(levels[-1] // n)
     if len(levels) == 1 or levels[-1] != 1:
-        n = max(n, 2)
         raise ValueError(
             f"block_size {block_size} is no power of {n}, so groups of {n} do not end in one "
             f"position; use a block_size of {n}, {n**2}, {n**3} or {n**4}"
@@ -424,9 +429,10 @@ def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1,
     Plain SGD on one thread, on batches drawn with torch.randint; the learning rate falls to a
     tenth after three quarters of the steps. X is (N, T) int64, Y (N,) int64; the model maps
     (B, T) to (B, vocab_size) and may be of our layers or an nn.Module. After each `every` steps
-    `callback(steps_done)` is called, if given. An interrupt, or a loss that is no number, ends
-    the training early with a word; model and losses stay usable. Raises ValueError before the
-    first step for bad sizes, shapes or values. Lecture part 5.
+    `callback(steps_done)` is called, if given. An interrupt ends the training early with a word,
+    and model and losses stay usable; so does a loss that is no number, before it reaches the
+    weights. Raises ValueError before the first update for bad sizes, shapes or values.
+    Lecture part 5.
     """
     _positive_int("max_steps", max_steps)
     _positive_int("batch_size", batch_size)
@@ -444,19 +450,20 @@ def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1,
             for i in range(max_steps):
                 ix = torch.randint(0, X.shape[0], (batch_size,))
                 loss = F.cross_entropy(model(X[ix]), Y[ix])
+                lossi.append(loss.item())
+                if not math.isfinite(lossi[-1]):
+                    print(f"The loss is {lossi[-1]} at step {i}: stopped. Lower learning_rate.")
+                    break
                 for p in parameters:
                     p.grad = None
                 loss.backward()
                 lr = learning_rate if i < 0.75 * max_steps else learning_rate / 10
                 for p in parameters:
-                    p.data += -lr * p.grad
-                lossi.append(loss.item())
+                    if p.grad is not None:
+                        p.data += -lr * p.grad
                 bar.update()
                 if callback and (i + 1) % every == 0:
                     callback(i + 1)
-                if lossi[-1] != lossi[-1]:
-                    print(f"The loss is no number at step {i}: stopped. Lower learning_rate.")
-                    break
         except KeyboardInterrupt:
             print(f"Stopped by hand after {len(lossi)} steps; model and losses are usable.")
     return lossi
@@ -471,17 +478,26 @@ def check_model(model, X, Y):
         )
     if X.dtype != torch.int64 or Y.dtype != torch.int64:
         raise ValueError(f"X is {X.dtype} and Y is {Y.dtype}; expected int64 character numbers")
-    with mode(model, False), torch.no_grad():
-        shape = tuple(model(X[:1]).shape)
+    try:
+        with mode(model, False), torch.no_grad():
+            shape = tuple(model(X[:1]).shape)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"the model does not take windows of {X.shape[1]} characters ({error}); use the "
+            "block_size that it was made for"
+        ) from error
     if len(shape) == 3:
         raise ValueError(
             f"the model gives {shape}, expected (1, vocab_size): {shape[1]} positions are left; "
             f"add a FlattenConsecutive({shape[1]}) level or use a smaller block_size"
         )
-    if len(shape) != 2 or shape[1] <= int(Y.max()):
+    if min(int(X.min()), int(Y.min())) < 0:
+        raise ValueError("X or Y has a negative number; expected character numbers from 0")
+    top = max(int(X.max()), int(Y.max()))
+    if len(shape) != 2 or shape[1] <= top:
         raise ValueError(
-            f"the model gives {shape}, expected (1, vocab_size) with vocab_size above "
-            f"{int(Y.max())}, the largest character number in Y"
+            f"the model gives {shape}, expected (1, vocab_size) with a vocab_size above {top}, "
+            "the largest character number; make the model with vocab_size = len(stoi)"
         )
 
 
@@ -586,7 +602,9 @@ def performance_log(stage, words, config, parameters, train_loss, val_loss, seco
     for name, (n, _, _, lecture, _, _) in STAGES.items():
         if n <= number:
             file = OUTPUT / f"log_{n:02d}.json"
-            kept = json.loads(file.read_text()) if file.is_file() else {}
+            kept = {}
+            with contextlib.suppress(OSError, ValueError):
+                kept = json.loads(file.read_text())
             rows[f"{n:02d} {name}"] = (row if n == number else kept) | {
                 "lecture train / val": "{:.3f} / {:.3f}".format(*lecture)
             }
@@ -602,6 +620,8 @@ def save_json(path, content):
         part.write_text(json.dumps(content, indent=1))
         part.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
         print(f"{path.name} cannot be written ({error.strerror}): not kept for later notebooks.")
 
 
@@ -629,6 +649,7 @@ def sample(model, block_size, itos, n=10, *, temperature=1.0, prefix="", seed=No
     start = ([0] * block_size + [stoi[ch] for ch in prefix])[-block_size:]
     words, alive = [prefix] * n, torch.arange(n)
     context = torch.tensor([start] * n)
+    check_model(model, context[:1], torch.tensor([len(itos) - 1]))
     with mode(model, False), torch.no_grad():
         for _ in range(max_length - len(prefix)):
             logits = torch.cat([model(part) for part in context.split(4096)]) / temperature
@@ -675,10 +696,10 @@ def rolling_mean(losses, window):
     return (sums[window:] - sums[:-window]) / window
 
 
-def plot_losses(curves, window=1000, title="Training loss", decay=True):
+def plot_losses(curves, window=1000, title="Training loss", decay_at=None):
     """Draw rolling means of {label: losses} over the steps; return the axes.
 
-    A dotted line marks the step at which `train` lowers the learning rate.
+    A dotted line marks the step `decay_at`, from which on the learning rate is lower.
     """
     _, ax = plt.subplots()
     for label, losses in curves.items():
@@ -686,8 +707,8 @@ def plot_losses(curves, window=1000, title="Training loss", decay=True):
         first = len(losses) - len(smooth) + 1
         every = max(1, len(smooth) // 4000)
         ax.plot(np.arange(first, len(losses) + 1)[::every], smooth[::every], label=label)
-    if decay:
-        ax.axvline(0.75 * len(losses), color="gray", ls=":", label="learning rate / 10")
+    if decay_at is not None:
+        ax.axvline(decay_at, color="gray", ls=":", label="learning rate / 10")
     ax.set(xlabel="step", ylabel="loss (nats per character)", title=title)
     ax.legend()
     return ax

@@ -789,11 +789,16 @@ def test_training_runs_on_one_thread_with_every_layer_in_training(data, two_thre
 
 
 def test_a_loss_that_is_no_number_stops_the_training(data, capsys):
-    losses = helpers.train(small_mlp(), *data, max_steps=1000, learning_rate=1e30)
-    assert math.isnan(losses[-1])
-    assert not any(map(math.isnan, losses[:-1]))
+    model, called = small_mlp(), []
+    losses = helpers.train(model, *data, max_steps=1000, learning_rate=1e30,
+                           every=1, callback=called.append)
+    assert not math.isfinite(losses[-1])
+    assert all(map(math.isfinite, losses[:-1]))
     assert 1 < len(losses) < 20
-    assert f"no number at step {len(losses) - 1}:" in capsys.readouterr().out
+    assert f"at step {len(losses) - 1}: stopped" in capsys.readouterr().out
+    # The loss that is no number reaches neither the weights nor the caller's function.
+    assert called == list(range(1, len(losses)))
+    assert all(p.isfinite().all() for p in model.parameters())
 
 
 def test_the_callback_is_called_after_every_so_many_steps(data):
@@ -1053,7 +1058,8 @@ def test_sampling_feeds_the_windows_that_training_saw():
                    [NEVER, NEVER, NEVER, 0], [0, NEVER, NEVER, NEVER]])
     assert helpers.sample(model, 2, ABC, 1) == ["abc"]
     X, _ = helpers.build_dataset(["abc"], 2, {ch: i for i, ch in ABC.items()})
-    assert torch.equal(torch.cat(model.inputs), X)
+    # The first call is the check of the model, on the same first window.
+    assert torch.equal(torch.cat(model.inputs[1:]), X)
 
 
 def test_words_that_end_early_do_not_disturb_the_others():
@@ -1107,7 +1113,7 @@ def test_the_prefix_is_kept_and_seen_by_the_model(itos, stoi, prefix):
     words = helpers.sample(model, 8, itos, 2, prefix=prefix, max_length=len(prefix) + 2)
     assert words == [prefix + 2 * prefix[-1]] * 2
     seen = ([0] * 8 + [stoi[ch] for ch in prefix])[-8:]
-    assert model.inputs[0].tolist() == [seen] * 2
+    assert model.inputs[1].tolist() == [seen] * 2
 
 
 @pytest.mark.parametrize("prefix", ["em\u00e9", "E", "."])
@@ -1165,7 +1171,7 @@ def test_sampling_restores_the_flags_when_the_model_raises():
         helpers.sample(model, 2, ABC, 1)
     assert norm.training
     assert wire.training
-    assert len(spelled.inputs) == 1
+    assert len(spelled.inputs) == 2
 
 
 # ----------------------------------------------------------------------------------- plots
@@ -1199,7 +1205,7 @@ def test_no_losses_have_no_mean():
 @pytest.mark.parametrize("decay", [True, False])
 def test_one_line_for_each_curve_and_one_for_the_learning_rate(n, decay):
     curves = {f"curve {i}": [3.0 - i] * 50 for i in range(n)}
-    ax = helpers.plot_losses(curves, window=10, decay=decay)
+    ax = helpers.plot_losses(curves, window=10, decay_at=37.5 if decay else None)
     assert len(ax.lines) == n + decay
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == [*curves, "learning rate / 10"][: n + decay]
@@ -1378,6 +1384,7 @@ def test_a_kept_file_survives_a_full_disk(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Path, "write_text", half)
     helpers.save_json(file, {"val": "2"})
     assert json.loads(file.read_text()) == {"val": "1"}
+    assert [f.name for f in tmp_path.iterdir()] == ["log.json"]
     assert "log.json cannot be written (No space left" in capsys.readouterr().out
 
 
@@ -1412,3 +1419,53 @@ def test_learning_on_another_word_list_is_not_checked(capsys):
     out = capsys.readouterr().out
     assert "chance: 1.099" in out
     assert "the word list is another" in out
+
+
+@pytest.mark.parametrize(("X", "Y", "message"), [
+    ([[0, 30]], [1], "above 30"), ([[0, -1]], [1], "negative"), ([[0, 1]], [-100], "negative"),
+])
+def test_character_numbers_out_of_range_end_before_training(X, Y, message):
+    torch.manual_seed(0)
+    model, X, Y = helpers.make_mlp(27, 2, 3, 4), torch.tensor(X * 5), torch.tensor(Y * 5)
+    X[0] = 0
+    for call in (lambda: helpers.train(model, X, Y, max_steps=3),
+                 lambda: helpers.split_loss(model, X, Y)):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_windows_of_another_length_than_the_models_are_named(itos):
+    model = helpers.make_mlp(27, 8, 3, 4)
+    with pytest.raises(ValueError, match="windows of 3 characters"):
+        helpers.train(model, torch.zeros(9, 3, dtype=torch.int64), torch.zeros(9).long())
+    with pytest.raises(ValueError, match="windows of 5 characters"):
+        helpers.sample(model, 5, itos)
+
+
+def test_a_parameter_that_takes_no_part_is_left_alone():
+    class Half(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = torch.nn.Linear(2, 5), torch.nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.used(x.float())
+
+    model = Half()
+    before = model.unused.weight.clone()
+    X, Y = torch.zeros(9, 2, dtype=torch.int64), torch.zeros(9, dtype=torch.int64)
+    assert len(helpers.train(model, X, Y, max_steps=3)) == 3
+    assert torch.equal(model.unused.weight, before)
+
+
+def test_vocabulary_refuses_the_reserved_character():
+    with pytest.raises(ValueError, match=r"'a\.b' has a '\.'"):
+        helpers.build_vocab(["emma", "a.b"])
+
+
+def test_a_kept_row_that_cannot_be_read_counts_as_not_run(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(helpers, "OUTPUT", tmp_path)
+    (tmp_path / "log_01.json").write_text('{"par')
+    config = helpers.RECIPE | {"block_size": 8, "n_embd": 10, "n_hidden": 1}
+    table = helpers.performance_log("MLP, 8 letters", words, config, [], 2.0, 2.0, 1.0)
+    assert table.loc["01 MLP, 3 letters", "val"] == "not run yet"
