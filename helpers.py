@@ -699,11 +699,12 @@ def rolling_mean(losses, window):
 def plot_losses(curves, window=1000, title="Training loss", decay_at=None):
     """Draw rolling means of {label: losses} over the steps; return the axes.
 
-    A dotted line marks the step `decay_at`, from which on the learning rate is lower.
+    The window is at most a fifth of the steps, so that a short run shows a curve, too. A dotted
+    line marks the step `decay_at`, from which on the learning rate is lower.
     """
     _, ax = plt.subplots()
     for label, losses in curves.items():
-        smooth = rolling_mean(losses, window)
+        smooth = rolling_mean(losses, min(window, max(1, len(losses) // 5)))
         first = len(losses) - len(smooth) + 1
         every = max(1, len(smooth) // 4000)
         ax.plot(np.arange(first, len(losses) + 1)[::every], smooth[::every], label=label)

@@ -43,9 +43,10 @@ def _as_widget(result):
     if isinstance(result, plt.Figure):
         png = io.BytesIO()
         result.savefig(png, format="png")
-        return ipywidgets.Image(value=png.getvalue(), format="png", layout={"max_width": "100%"})
+        return ipywidgets.Image(value=png.getvalue(), format="png",
+                                layout={"max_width": "100%", "align_self": "flex-start"})
     if isinstance(result, pd.DataFrame):
-        return ipywidgets.HTML(result.to_html())
+        return ipywidgets.HTML(result.to_html(border=0))
     return ipywidgets.HTML(f"<pre>{html.escape(result)}</pre>")
 
 
@@ -117,7 +118,7 @@ def draw_losses(lossi, window, raw=False):
 
 def loss_panel(lossi):
     """Choose the window of the rolling mean, with or without the raw losses."""
-    sizes = [n for n in (1, 10, 100, 1000, 5000, 20_000) if n <= len(lossi)]
+    sizes = [n for n in (1, 10, 100, 1000, 5000, 20_000) if n <= max(1, len(lossi) // 5)]
     return panel(lambda window, raw: draw_losses(lossi, window, raw),
                  window=_choice("window", sizes, sizes[len(sizes) // 2]),
                  raw=ipywidgets.Checkbox(False, description="raw losses too"))
