@@ -131,7 +131,8 @@ def shapes_panel(vocab_size, block_size, n_embd, n_hidden):
     """Choose the sizes of the flat network: shapes and parameters layer by layer."""
 
     def draw(block_size, n_embd, n_hidden):
-        model = helpers.make_mlp(vocab_size, block_size, n_embd, n_hidden)
+        model = helpers.make_mlp(vocab_size, block_size, n_embd, n_hidden,
+                                 norm=helpers.BatchNorm1dPart3)
         table = helpers.shape_table(model, torch.zeros(32, block_size, dtype=torch.int64))
         table.loc["sum"] = ["", "", table.parameters.sum()]
         return table

