@@ -133,7 +133,7 @@ def activations(model, X):
     model(X)
     return [m.out.reshape(len(X), -1, n_hidden) for m in model.layers
             if isinstance(m, helpers.Tanh)]
-""", "was the model in training"),
+""", "was in training, and its running statistics moved"),
         ("""
 def activations(model, X):
     for m in model.layers:
@@ -223,3 +223,5 @@ def test_runs_with_other_sizes_and_its_exercises_can_be_solved(path, run):
             said = answer(namespace, wrong, check)
             assert said.startswith("wrong: "), (cell.id, said)
             assert re.search(message, said), (cell.id, said)
+        # A wrong answer must not spoil what the right one needs.
+        assert answer(namespace, solution, check).startswith("right")
