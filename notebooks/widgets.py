@@ -4,6 +4,7 @@ notebook calls plainly, and a `_panel` function that puts controls above the sam
 
 import html
 import io
+import string
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -42,7 +43,7 @@ def panel(draw, **controls):
 def _as_widget(result):
     if isinstance(result, plt.Figure):
         png = io.BytesIO()
-        result.savefig(png, format="png")
+        result.savefig(png, format="png", bbox_inches="tight")
         return ipywidgets.Image(value=png.getvalue(), format="png",
                                 layout={"max_width": "100%", "align_self": "flex-start"})
     if isinstance(result, pd.DataFrame):
@@ -151,7 +152,7 @@ def draw_tree(block_size, n, n_embd, n_hidden, letters=None):
     The (T, C) of each level stands at its right, with the characters that one box sees.
     """
     levels = helpers.tree_levels(block_size, n)
-    letters = (letters or "........")[-block_size:].rjust(block_size, ".")
+    letters = (letters or string.ascii_letters)[:block_size].rjust(block_size, ".")
     _, ax = plt.subplots(figsize=(9, 0.85 * len(levels) + 0.7))
     for level, count in enumerate(levels):
         span = block_size // count
@@ -169,7 +170,8 @@ def draw_tree(block_size, n, n_embd, n_hidden, letters=None):
         ax.text(block_size - 0.2, -level, f"  ({count}, {width})   each box sees {span}",
                 va="center")
     ax.set(xlim=(-0.7, block_size * 1.45), ylim=(-len(levels) + 0.6, 0.5))
-    ax.set_title(f"{block_size} characters in groups of {n}: {len(levels) - 1} levels to the top")
+    count = f"{len(levels) - 1} level{'s' * (len(levels) > 2)}"
+    ax.set_title(f"{block_size} characters in groups of {n}: {count} to one position")
     ax.axis("off")
     return _finished(ax.figure)
 
