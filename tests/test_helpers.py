@@ -1392,33 +1392,39 @@ def test_a_kept_file_survives_a_full_disk(tmp_path, monkeypatch, capsys):
 
 
 def test_learning_as_expected_is_printed(words, capsys):
-    helpers.check_learning("tree", words, config_of("tree"), [3.3] + [9.0] * 50 + [2.1] * 100)
+    helpers.check_learning("tree", words, config_of("tree"), [3.3] + [9.0] * 250 + [2.1] * 100)
     assert capsys.readouterr().out == (
         "step 0: 3.300, chance: 3.296, mean of the last 100 steps: 2.100\n"
     )
 
 
 @pytest.mark.parametrize(("lossi", "message"), [
-    ([3.7] + [2.1] * 100, "step 0 gave 3.700"),
-    ([2.9] + [2.1] * 100, "step 0 gave 2.900"),
-    ([3.3] + [2.9] * 100, "fell from 3.300 to 2.900 only"),
-    ([3.3] + [math.nan] * 100, "fell from 3.300 to nan only"),
+    ([3.7] + [2.1] * 300, "step 0 gave 3.700"),
+    ([2.9] + [2.1] * 300, "step 0 gave 2.900"),
+    ([3.3] + [2.9] * 300, "fell from 3.300 to 2.900 only"),
+    ([3.3, math.nan], "fell from 3.300 to nan only"),
 ])
 def test_learning_that_went_wrong_is_named(words, lossi, message):
     with pytest.raises(AssertionError, match=message):
         helpers.check_learning("tree", words, config_of("tree"), lossi)
 
 
+@pytest.mark.parametrize("steps", [0, 1, 299])
+def test_learning_of_a_training_stopped_by_hand_is_not_checked(words, capsys, steps):
+    helpers.check_learning("tree", words, config_of("tree"), [9.0] * steps)
+    assert f"{steps} steps are too few" in capsys.readouterr().out
+
+
 def test_learning_with_other_values_is_not_checked(words, capsys):
     config = config_of("tree", max_steps=400, seed=1)
-    helpers.check_learning("tree", words, config, [9.0] * 100)
+    helpers.check_learning("tree", words, config, [9.0] * 300)
     out = capsys.readouterr().out
     assert "max_steps is 400, not 200000" in out
     assert "seed is 1, not 42" in out
 
 
 def test_learning_on_another_word_list_is_not_checked(capsys):
-    helpers.check_learning("tree", ["abba"], config_of("tree"), [9.0] * 100)
+    helpers.check_learning("tree", ["abba"], config_of("tree"), [9.0] * 300)
     out = capsys.readouterr().out
     assert "chance: 1.099" in out
     assert "the word list is another" in out
