@@ -14,7 +14,7 @@ import torch
 
 import helpers
 
-BLUE, ORANGE, GREEN = helpers.COLORS[:3]
+BLUE = helpers.COLORS[0]
 
 
 def panel(draw, **controls):
@@ -212,9 +212,9 @@ def strays_panel(values):
 # ------------------------------------------------------------------ 00 and 05: names, activations
 
 
-def draw_names(model, block_size, itos, temperature=1.0, prefix="", seed=1, n=10):
-    """`n` names that the model draws, one a line."""
-    return "\n".join(helpers.sample(model, block_size, itos, n, temperature=temperature,
+def draw_names(model, block_size, itos, temperature, prefix, seed):
+    """Ten names that the model draws, one a line."""
+    return "\n".join(helpers.sample(model, block_size, itos, 10, temperature=temperature,
                                     prefix=prefix, seed=seed))
 
 
