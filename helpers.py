@@ -14,6 +14,7 @@ import json
 import math
 import os
 import random
+from itertools import islice, repeat
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -29,11 +30,12 @@ ROOT = Path(__file__).resolve().parent
 OUTPUT = ROOT / "notebooks" / "output"
 QUICK = os.environ.get("MAKEMORE_QUICK") == "1"
 QUICK_STEPS = 400
+PAD = -1  # in Y: a position without a character to predict
 
 
-def capped(steps):
-    """`steps` as it is, or at most `QUICK_STEPS` in quick mode."""
-    return min(steps, QUICK_STEPS) if QUICK else steps
+def capped(steps, most=QUICK_STEPS):
+    """`steps` as it is, or at most `most` in quick mode."""
+    return min(steps, most) if QUICK else steps
 
 
 # ------------------------------------------------------------------------------------- data
@@ -126,6 +128,53 @@ def build_dataset(words, block_size, stoi):
             Y.append(stoi[ch])
             context = [*context[1:], stoi[ch]]
     return torch.tensor(X), torch.tensor(Y)
+
+
+def encode_names(words, stoi):
+    """(X, Y) of whole words, a row each: X is '.' and the letters, Y the letters and '.'.
+
+    Both are (N, L) int64, L = letters of the longest word + 1. Shorter words end in PAD: 0 in X,
+    where nothing depends on it, and -1 in Y, which the loss leaves out. Raises ValueError for no
+    words or an unknown character. Notebook 08.
+    """
+    if not words:
+        raise ValueError("encode_names: no words; expected a list with at least one")
+    if unknown := set("".join(words)) - set(stoi):
+        raise ValueError(
+            f"encode_names: {min(unknown)!r} is not in the vocabulary; build stoi with "
+            "build_vocab from a list that has all the words"
+        )
+    X = torch.zeros(len(words), max(map(len, words)) + 1, dtype=torch.int64)
+    Y = torch.full_like(X, PAD)
+    for x, y, w in zip(X, Y, words, strict=True):
+        ids = torch.tensor([stoi[ch] for ch in w + "."])
+        x[1 : len(ids)] = ids[:-1]
+        y[: len(ids)] = ids
+    return X, Y
+
+
+def window_batches(X, Y, batch_size):
+    """Batches of (X, Y) without end: every epoch all rows once, in a new order. Notebook 06."""
+    _positive_int("batch_size", batch_size)
+    while True:
+        for ix in torch.randperm(len(X)).split(batch_size):
+            yield X[ix], Y[ix]
+
+
+def name_batches(X, Y, batch_size, packed=True):
+    """Like window_batches, for encode_names: `batch_size` words at a time, without the padding.
+
+    Packed, a batch is one row with its words nose to tail, (1, P), which a WaveNet takes; else a
+    row a word, cut to the longest. Notebook 08.
+    """
+    for x, y in window_batches(X, Y, batch_size):
+        yield _without_padding(x, y, packed)
+
+
+def _without_padding(x, y, packed):
+    real = y != PAD
+    L = real.sum(1).max()
+    return (x[real][None], y[real][None]) if packed else (x[:, :L], y[:, :L])
 
 
 def _positive_int(name, value):
@@ -352,6 +401,142 @@ def ready(model):
     return model
 
 
+class WholeWords:
+    """The past in rows of whole words, for a CausalConv1d: called as past(x, backs).
+
+    For each of `backs`, what stood so many places before in x (N, L, C), and 0 where that is
+    before the start of the word: a '.' (0) in X (N, L) starts a word. So a row may hold one word
+    and its padding, or many words nose to tail. Notebook 08.
+    """
+
+    def __init__(self, X):
+        place = torch.arange(X.shape[1])
+        self.age = place - torch.where(X == 0, place, 0).cummax(1).values      # (N, L)
+
+    def __call__(self, x, backs):
+        L = x.shape[1]
+        return [F.pad(x, (0, 0, b, 0))[:, :L] * (self.age >= b)[..., None] for b in backs]
+
+
+class RingBuffer:
+    """The past at one position, for a CausalConv1d: keeps its last `size` inputs (N, C).
+
+    Called as past(x, backs): the inputs so many calls ago, 0 before the first; then x takes the
+    place of the oldest. Notebook 08; arXiv:1611.09482.
+    """
+
+    def __init__(self, size, N, C):
+        self.values, self.t = torch.zeros(size, N, C), 0
+
+    def __call__(self, x, backs):
+        size = len(self.values)
+        taps = [self.values[(self.t - back) % size].clone() for back in backs]
+        self.values[self.t % size] = x
+        self.t += 1
+        return taps
+
+    def keep(self, rows):
+        """Go on with these rows of the N only."""
+        self.values = self.values[:, rows]
+
+
+class CausalConv1d(torch.nn.Module):
+    """A dilated convolution that sees only the past: (..., C_in) -> (..., C_out).
+
+    Each output joins the inputs at `kernel_size` places, `dilation` apart, the last one its own,
+    by one Linear, the earliest first as in FlattenConsecutive. `past` gives the earlier ones: a
+    WholeWords or a RingBuffer. Raises ValueError for a kernel_size below 2, other sizes below 1.
+    Notebook 08; arXiv:1609.03499.
+    """
+
+    def __init__(self, C_in, C_out, dilation=1, kernel_size=2):
+        super().__init__()
+        for name, value, low in (("C_in", C_in, 1), ("C_out", C_out, 1), ("dilation", dilation, 1),
+                                 ("kernel_size", kernel_size, 2)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(f"{name} is {value!r}; expected an integer of {low} or more")
+        self.backs = [j * dilation for j in range(kernel_size - 1, 0, -1)]
+        self.linear = torch.nn.Linear(kernel_size * C_in, C_out)
+
+    def forward(self, x, past):
+        return self.linear(torch.cat([*past(x, self.backs), x], dim=-1))
+
+
+class WaveNetLayer(torch.nn.Module):
+    """Convolution, gate, residual and skip: x (..., C) -> the next x (..., C), skip (..., S).
+
+    Without gate the convolution goes through a tanh, without residual the next x is the layer's
+    output alone, without skip the second value is 0. Notebook 08; arXiv:1609.03499.
+    """
+
+    def __init__(self, C, S, dilation, kernel_size, dropout, residual, gate, skip):
+        super().__init__()
+        self.conv = CausalConv1d(C, 2 * C if gate else C, dilation, kernel_size)
+        self.residual = torch.nn.Linear(C, C) if residual else None
+        self.skip = torch.nn.Linear(C, S) if skip else None
+        self.dropout, self.gate = torch.nn.Dropout(dropout), gate
+
+    def forward(self, x, past):
+        z = self.conv(x, past)
+        if self.gate:
+            f, g = z.chunk(2, dim=-1)                                           # (..., C) each
+            z = torch.tanh(f) * torch.sigmoid(g)
+        else:
+            z = torch.tanh(z)
+        z = self.dropout(z)
+        skip = self.skip(z) if self.skip else 0
+        return (x + self.residual(z) if self.residual else z), skip
+
+
+def make_head(S, vocab_size, deep, dropout=0):
+    """The way from S channels to logits: ReLU, Linear, ReLU, Linear, or the last one alone.
+
+    The last Linear starts with a tenth of its weight, as everywhere in the course. Notebook 08.
+    """
+    if isinstance(S, bool) or not isinstance(S, int) or S < 1:
+        raise ValueError(f"the head has {S!r} channels; expected an integer of 1 or more")
+    nn = torch.nn
+    drop = nn.Dropout(dropout)
+    layers = [nn.ReLU(), drop, nn.Linear(S, S), nn.ReLU(), drop] if deep else []
+    head = nn.Sequential(*layers, nn.Linear(S, vocab_size))
+    with torch.no_grad():
+        head[-1].weight *= 0.1
+    return head
+
+
+class WaveNet(torch.nn.Module):
+    """Predicts the next character at every position: (N, L) int64 -> (N, L, vocab_size).
+
+    A layer for each of `dilations`; C = n_hidden, S = n_skip. X holds whole words or, with ring
+    buffers as `pasts`, one position of each, (N,). Raises ValueError for no layers, sizes below
+    1, an empty batch. Notebook 08; arXiv:1609.03499.
+    """
+
+    def __init__(self, vocab_size, n_hidden, n_skip, dilations, *, kernel_size=2, dropout=0,
+                 embd_dropout=0, head_dropout=0, residual=True, gate=True, skip=True, head=True):
+        super().__init__()
+        if len(dilations) == 0:
+            raise ValueError("dilations is empty; expected one a layer, as [1, 2, 4, 8]")
+        self.receptive_field = 1 + (kernel_size - 1) * sum(dilations)
+        self.embedding = torch.nn.Sequential(
+            torch.nn.Embedding(vocab_size, n_hidden), torch.nn.Dropout(embd_dropout))
+        self.layers = torch.nn.ModuleList(
+            WaveNetLayer(n_hidden, n_skip, d, kernel_size, dropout, residual, gate, skip)
+            for d in dilations)
+        if skip:
+            self.layers[-1].residual = None      # nothing would read its sum
+        self.head = make_head(n_skip if skip else n_hidden, vocab_size, head, head_dropout)
+
+    def forward(self, X, pasts=None):
+        if X.numel() == 0:
+            raise ValueError(f"X has the shape {tuple(X.shape)}: no words; expected at least one")
+        x, skips = self.embedding(X), 0                                         # (N, L, C)
+        for layer, past in zip(self.layers, pasts or repeat(WholeWords(X)), strict=False):
+            x, skip = layer(x, past)
+            skips = skips + skip                                                # (N, L, S)
+        return self.head(skips if self.layers[-1].skip else x)
+
+
 # --------------------------------------------------------------------------------- training
 
 
@@ -469,6 +654,62 @@ def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1,
     return lossi
 
 
+def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, n_threads=1,
+        every=None, callback=None):
+    """Train with any of torch's optimisers and return the list of all losses (floats).
+
+    `batches` gives pairs (X, Y): the model maps X to (*Y.shape, vocab_size), and positions where Y
+    is PAD do not count. `schedule` is stepped after every step. With `average` (0 to 1, as 0.997),
+    the nn.Module ends with an exponential moving average of its weights. After each `every` steps
+    `callback(steps_done)` is called, if given. An interrupt or a loss that is no number ends the
+    training early, as in `train`. Raises ValueError for bad sizes. Notebook 06.
+    """
+    _positive_int("max_steps", max_steps)
+    if callback:
+        _positive_int("every", every)
+    if average is not None and not 0 < average < 1:
+        raise ValueError(f"average is {average!r}; expected a number between 0 and 1, or None")
+    averaged = average and torch.optim.swa_utils.AveragedModel(
+        model, avg_fn=lambda old, new, n: old.lerp(new, max(1 - average, 1 / (n + 1))))
+    lossi = []
+    with mode(model, True), threads(n_threads), Progress(max_steps, lossi) as bar:
+        try:
+            for i, (X, Y) in enumerate(islice(batches, max_steps)):
+                loss = position_loss(model(X), Y) / (Y != PAD).sum()
+                lossi.append(loss.item())
+                if not math.isfinite(lossi[-1]):
+                    print(f"The loss is {lossi[-1]} at step {i}: stopped. Lower the learning rate.")
+                    break
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                if schedule:
+                    schedule.step()
+                if averaged:
+                    averaged.update_parameters(model)
+                bar.update()
+                if callback and (i + 1) % every == 0:
+                    callback(i + 1)
+        except KeyboardInterrupt:
+            print(f"Stopped by hand after {len(lossi)} steps; model and losses are usable.")
+    if averaged and averaged.n_averaged:
+        model.load_state_dict(averaged.module.state_dict())
+    return lossi
+
+
+def position_loss(logits, Y):
+    """The sum of the losses of all positions of Y (any shape) that are not PAD, a scalar.
+
+    The logits are (*Y.shape, vocab_size). Raises ValueError for other shapes.
+    """
+    if logits.shape[:-1] != Y.shape:
+        raise ValueError(
+            f"logits of shape {tuple(logits.shape)} for targets of shape {tuple(Y.shape)}; "
+            f"expected {(*Y.shape, logits.shape[-1])}: one prediction for each target"
+        )
+    return F.cross_entropy(logits.flatten(0, -2), Y.flatten(), ignore_index=PAD, reduction="sum")
+
+
 def check_model(model, X, Y):
     """Raise ValueError unless (X, Y) is a data set and the model gives it (B, vocab_size)."""
     if X.ndim != 2 or Y.ndim != 1 or len(X) != len(Y) or len(X) == 0:
@@ -529,6 +770,21 @@ def split_loss(model, X, Y, chunk=4096):
     return total / len(X)
 
 
+def name_loss(model, X, Y, chunk=1024, packed=True):
+    """Mean loss over all characters of encode_names' (X, Y), in eval mode, `chunk` words at a time.
+
+    The sum over the real positions by their number, so that a character counts the same in a
+    short word and in a long one. `packed` as in name_batches. Notebook 08.
+    """
+    _positive_int("chunk", chunk)
+    total = 0.0
+    with mode(model, False), torch.no_grad():
+        for x, y in zip(X.split(chunk), Y.split(chunk), strict=True):
+            x, y = _without_padding(x, y, packed)
+            total += position_loss(model(x), y).item()
+    return total / (Y != PAD).sum().item()
+
+
 # A stage: its notebook; the lecture's (block_size, n_embd, n_hidden); the parameters; the
 # lecture's train and val; the val range of independent reruns on the lecture's list (to half a
 # unit of the published digits); train and val of one rerun on ours, with 0.006 to either side.
@@ -554,6 +810,11 @@ def changed(stage, words, config):
     sizes = dict(zip(("block_size", "n_embd", "n_hidden"), STAGES[stage][1], strict=True))
     why = [f"{k} is {config[k]}, not {v}" for k, v in (sizes | RECIPE).items() if config[k] != v]
     return why + ["the word list is another"] * (_whose(words) is None)
+
+
+def is_our_list(words):
+    """Whether `words` is data/names.txt, in its order."""
+    return _whose(words) == "ours"
 
 
 def _whose(words):
@@ -641,16 +902,8 @@ def sample(model, block_size, itos, n=10, *, temperature=1.0, prefix="", seed=No
     `seed` gives the same words again; the global generator is left alone. Raises ValueError for
     bad sizes, a temperature of 0 or less, an unknown character, logits that are no numbers.
     """
-    for name, value in (("n", n), ("block_size", block_size), ("max_length", max_length)):
-        _positive_int(name, value)
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature!r}; expected a positive number")
-    stoi = {ch: i for i, ch in itos.items() if i}
-    for ch in prefix:
-        if ch not in stoi:
-            raise ValueError(f"prefix {prefix!r}: {ch!r} is not in the vocabulary; leave it out")
-    generator = torch.Generator()
-    generator.seed() if seed is None else generator.manual_seed(seed)
+    _positive_int("block_size", block_size)
+    stoi, generator = start_sampling(n, itos, temperature, prefix, seed, max_length)
     start = ([0] * block_size + [stoi[ch] for ch in prefix])[-block_size:]
     words, alive = [prefix] * n, torch.arange(n)
     context = torch.tensor([start] * n)
@@ -658,9 +911,7 @@ def sample(model, block_size, itos, n=10, *, temperature=1.0, prefix="", seed=No
     with mode(model, False), torch.no_grad():
         for _ in range(max_length - len(prefix)):
             logits = torch.cat([model(part) for part in context.split(4096)]) / temperature
-            if not logits.isfinite().all():
-                raise ValueError("the logits are no numbers; the training diverged, train anew")
-            ix = torch.multinomial(F.softmax(logits, dim=1), 1, generator=generator)
+            ix = draw_next(logits, generator)
             going = ix[:, 0] != 0
             alive, ix = alive[going], ix[going]
             context = torch.cat([context[going, 1:], ix], dim=1)
@@ -669,6 +920,61 @@ def sample(model, block_size, itos, n=10, *, temperature=1.0, prefix="", seed=No
             if len(alive) == 0:
                 break
     return words
+
+
+def generate(model, itos, n=10, *, temperature=1.0, prefix="", seed=None, max_length=100):
+    """`n` new words from a WaveNet, all at once, each character at a fixed cost by ring buffers.
+
+    As `sample` in all else, errors included. Notebook 08; arXiv:1611.09482.
+    """
+    stoi, generator = start_sampling(n, itos, temperature, prefix, seed, max_length)
+    words, alive = [prefix] * n, torch.arange(n)
+    ids, rings = torch.zeros(n, dtype=torch.int64), ring_buffers(model, n)
+    with mode(model, False), torch.no_grad():
+        for t in range(max_length):
+            logits = model(ids, rings) / temperature                           # (N, vocab_size)
+            if t < len(prefix):
+                ids = torch.full((n,), stoi[prefix[t]])
+                continue
+            ids = draw_next(logits, generator)[:, 0]
+            going = ids != 0
+            alive, ids = alive[going], ids[going]
+            for ring in rings:
+                ring.keep(going)
+            for word, i in zip(alive.tolist(), ids.tolist(), strict=True):
+                words[word] += itos[i]
+            if len(alive) == 0:
+                break
+    return words
+
+
+def ring_buffers(model, N):
+    """The empty ring buffers for N words, one for each layer of a WaveNet. Notebook 08."""
+    convs = [layer.conv for layer in model.layers]
+    return [RingBuffer(conv.backs[0], N, conv.linear.in_features // (len(conv.backs) + 1))
+            for conv in convs]
+
+
+def start_sampling(n, itos, temperature, prefix, seed, max_length):
+    """(stoi, generator) for sampling; raises ValueError for values that cannot be meant."""
+    _positive_int("n", n)
+    _positive_int("max_length", max_length)
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature!r}; expected a positive number")
+    stoi = {ch: i for i, ch in itos.items() if i}
+    for ch in prefix:
+        if ch not in stoi:
+            raise ValueError(f"prefix {prefix!r}: {ch!r} is not in the vocabulary; leave it out")
+    generator = torch.Generator()
+    generator.seed() if seed is None else generator.manual_seed(seed)
+    return stoi, generator
+
+
+def draw_next(logits, generator):
+    """A character for each row of the logits, drawn by its probability: (N, V) -> (N, 1)."""
+    if not logits.isfinite().all():
+        raise ValueError("the logits are no numbers; the training diverged, train anew")
+    return torch.multinomial(F.softmax(logits, dim=1), 1, generator=generator)
 
 
 # ------------------------------------------------------------------------------------ plots
