@@ -258,3 +258,208 @@ def activations_panel(model, block_size, stoi, itos, text):
         return draw_activations(model, torch.tensor(ids[-block_size:]), itos)
 
     return panel(draw, text=ipywidgets.Text(text, description="letters so far"))
+
+
+# ------------------------------------------------------------------------ 06: the optimiser race
+
+
+def draw_race(runs, names, scale, batch_size):
+    """Rolling means of the losses of the optimisers `names`, the mean of the last 50 in the legend.
+
+    `runs` is {(name, times the learning rate, batch size): losses}. `scale` is one of its
+    factors, or "best of each": for each optimiser the factor with the lowest end.
+    """
+    if not names:
+        raise ValueError("choose at least one optimiser")
+    _, ax = plt.subplots()
+    ends, lowest, first = {}, np.inf, 0.0
+    order = list(dict.fromkeys(key[0] for key in runs))
+    for name in names:
+        scales = [s for n, s, size in runs if (n, size) == (name, batch_size)]
+        if scale == "best of each":
+            best = min(scales, key=lambda s: _end(runs[name, s, batch_size]))
+        else:
+            best = scale
+        losses = runs[name, best, batch_size]
+        window = max(1, len(losses) // 15)
+        smooth = helpers.rolling_mean(losses, window)
+        ends[name] = _end(losses)
+        lowest, first = min(lowest, smooth.min()), max(first, smooth[0])
+        ax.plot(np.arange(window, len(losses) + 1), smooth, color=helpers.COLORS[order.index(name)],
+                ls=["-", "--"][order.index(name) % 2], marker="o" if len(smooth) == 1 else "",
+                label=f"{name}, rate x {best}: {ends[name]:.3f}")
+    winner = min(ends, key=ends.get)
+    behind = max(ends.values()) - ends[winner]
+    ax.set(xlabel="step", ylabel="training loss (nats per character)")
+    if np.isfinite(lowest) and np.isfinite(first):
+        ax.set_ylim(lowest - 0.05, first + 0.1)      # a run that flies off leaves the picture
+    ax.set_title(f"Batches of {batch_size}: {winner} ends lowest"
+                 + f", the last is {behind:.3f} nats behind" * bool(0 < behind < np.inf))
+    ax.legend()
+    return _finished(ax.figure)
+
+
+def _end(losses):
+    """The mean of the last 50 losses; infinite if it is no number."""
+    end = float(np.mean(losses[-50:]))
+    return np.inf if np.isnan(end) else end
+
+
+def race_panel(runs):
+    """Choose optimisers, the learning rate and the batch size: the race of those runs."""
+    names, scales, sizes = (list(dict.fromkeys(key[i] for key in runs)) for i in range(3))
+    return panel(
+        lambda names, scale, batch_size: draw_race(runs, names, scale, batch_size),
+        names=ipywidgets.SelectMultiple(options=names, value=names, rows=len(names),
+                                        description="optimisers"),
+        scale=_choice("learning rate x", ["best of each", *scales], "best of each"),
+        batch_size=_choice("batch", sizes, sizes[-1]))
+
+
+# ----------------------------------------------------------------------------- 07: dilation
+
+
+def cone(kernel_size, dilations, x):
+    """What the output at position x is made of: a set of positions for the inputs and each level.
+
+    Raises ValueError for a kernel below 2, no levels, or a dilation below 1.
+    """
+    if kernel_size < 2:
+        raise ValueError(f"a kernel of {kernel_size} joins no neighbours; use 2 or more")
+    if not dilations or min(dilations) < 1:
+        raise ValueError(f"dilations {tuple(dilations)}: expected one level or more, each of 1 "
+                         "or more")
+    levels = [{x}]
+    for d in reversed(dilations):
+        levels.append({p - j * d for p in levels[-1] for j in range(kernel_size)})
+    return levels[::-1]
+
+
+def draw_dilation(kernel_size, dilations, name, output, other=None):
+    """A causal stack over '.' and the letters of `name`: a dot a node, inputs at the top.
+
+    Blue: what `output` (0 to the number of letters) is made of. Orange rings: the same for the
+    output `other`. The title counts characters and nodes. Raises ValueError as `cone` does.
+    """
+    field = 1 + (kernel_size - 1) * sum(dilations)
+    letters = "." * field + name
+    ours = cone(kernel_size, dilations, field - 1 + output)
+    theirs = cone(kernel_size, dilations, field - 1 + other) if other is not None else None
+    small = min(1, 24 / len(letters))
+    fig, ax = plt.subplots(figsize=(9, 0.95 * len(dilations) + 1.6))
+    first = 0
+    for level in range(len(dilations) + 1):
+        if level:
+            d = dilations[level - 1]
+            first += (kernel_size - 1) * d
+            for x in range(first, len(letters)):
+                blue, orange = x in ours[level], theirs is not None and x in theirs[level]
+                for j in range(kernel_size):
+                    ax.plot([x, x - j * d], [-level, 1 - level], zorder=1 + blue + orange,
+                            color=BLUE if blue else helpers.COLORS[1] if orange else "#e4e4e4",
+                            lw=1.6 if blue or orange else 0.8)
+            ax.text(len(letters) - 0.3, -level, f"dilation {d}", va="center")
+        for x in range(first, len(letters)):
+            ring = theirs is not None and x in theirs[level]
+            ax.scatter(x, -level, s=260 * small**2, zorder=4, lw=2.5 * small**0.5,
+                       color="#8cc5e8" if x in ours[level] else "#ececec",
+                       edgecolor=helpers.COLORS[1] if ring else "none")
+    for x, ch in enumerate(letters):
+        ax.text(x, 0, ch, ha="center", va="center", family="monospace", size=12 * small, zorder=5)
+    for i in range(len(name) + 1):
+        ax.text(field - 1 + i, -len(dilations), i, ha="center", va="center", size=9 * small,
+                zorder=5)
+    ax.text(len(letters) - 0.3, 0, "input", va="center")
+    seen = len(ours[0])
+    title = (f"Kernel {kernel_size}: output {output} sees "
+             + (f"{seen} of " if seen < field else "")
+             + f"1 + {kernel_size - 1}·({' + '.join(map(str, dilations))}) = {field} characters")
+    title += (f"\n{sum(map(len, ours[1:]))} nodes for it alone; "
+              f"{len(dilations)} for each further output of a shared network")
+    if theirs is not None:
+        shared = sum(len(a & b) for a, b in zip(ours[1:], theirs[1:], strict=True))
+        title += f"\noutputs {other} (orange) and {output} (blue) have {shared} nodes in common"
+    ax.set_title(title, size=11)
+    ax.set(xlim=(-0.7, len(letters) + 0.13 * len(letters)), ylim=(-len(dilations) - 0.5, 0.5))
+    ax.axis("off")
+    return _finished(fig)
+
+
+def dilation_panel(name):
+    """Choose kernel, levels, growth of the dilations and two outputs: what they share."""
+    last = len(name)
+    return panel(
+        lambda kernel_size, levels, growth, output, other: draw_dilation(
+            kernel_size, [growth**i for i in range(levels)], name, output, other),
+        kernel_size=_choice("kernel size", [2, 3], 2), levels=_slider("levels", 3, 1, 4),
+        growth=_choice("each dilation is that before, times", [1, 2, 3], 2),
+        output=_slider("output", last, 0, last),
+        other=_slider("compare with output", max(0, last - 2), 0, last))
+
+
+# ---------------------------------------------------------------------------- 08: the WaveNet
+
+
+def _probabilities(model, ids):
+    """What the model expects after each of the characters: (L,) int64 -> (L, vocab_size)."""
+    with helpers.mode(model, False), torch.no_grad():
+        return torch.softmax(model(ids[None])[0], dim=-1)
+
+
+def draw_surprise(model, stoi, name):
+    """The surprise of each character of `name`, -ln of its probability, as a coloured bar."""
+    ids = torch.tensor([0, *(stoi[ch] for ch in name), 0])
+    p = _probabilities(model, ids[:-1])
+    surprise = -p[range(len(name) + 1), ids[1:]].log().numpy()
+    fig, ax = plt.subplots(figsize=(max(5, 0.7 * len(name) + 2), 2.8))
+    shade = plt.cm.cividis_r(surprise / max(surprise.max(), 3.3))
+    ax.bar(range(len(surprise)), surprise, color=shade, edgecolor="gray")
+    ax.set_xticks(range(len(surprise)), [*name, "."], family="monospace", size=13)
+    ax.axhline(np.log(len(stoi)), color="gray", ls=":")
+    ax.text(len(surprise) - 0.4, np.log(len(stoi)), "blind guess", va="bottom", color="dimgray")
+    letters = [*name, "the end"]
+    ax.set(ylabel="surprise (nats)", xlim=(-0.6, len(surprise) + 0.9))
+    ax.set_title(f"Most surprising: {letters[surprise.argmax()]}, least: "
+                 f"{letters[surprise.argmin()]}; mean {surprise.mean():.2f} nats", size=11)
+    return _finished(fig)
+
+
+def surprise_panel(model, stoi, name):
+    """Type a name: what surprised the model in it."""
+
+    def draw(name):
+        if unknown := [ch for ch in name if ch not in stoi or ch == "."]:
+            return f"{unknown[0]!r} is not a letter of the word list; take it out."
+        return draw_surprise(model, stoi, name)
+
+    return panel(draw, name=ipywidgets.Text(name, description="name"))
+
+
+def draw_generator(model, itos, prefix, temperature, seed):
+    """The probabilities of the character after `prefix` as bars, and ten names that begin so."""
+    names = helpers.generate(model, itos, 10, temperature=temperature, prefix=prefix, seed=seed)
+    stoi = {ch: i for i, ch in itos.items()}
+    ids = torch.tensor([0, *(stoi[ch] for ch in prefix)])
+    with helpers.mode(model, False), torch.no_grad():
+        p = torch.softmax(model(ids[None])[0, -1] / temperature, dim=-1).numpy()
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.4), width_ratios=[3, 1.3])
+    top, best = np.sort(np.argsort(-p)[:30]), p.argmax()
+    left.bar(range(len(top)), p[top], color=BLUE)
+    left.set_xticks(range(len(top)), ["end" if i == 0 else itos[i] for i in top],
+                    family="monospace")
+    left.set(ylabel="probability", xlabel="next character")
+    left.set_title(f"After {prefix!r} comes most often {'the end' if best == 0 else itos[best]!r}: "
+                   f"probability {p[best]:.2f}", size=11)
+    right.axis("off")
+    right.set_title(f"Ten names, temperature {temperature:.1f}", size=11)
+    right.text(0, 0.95, "\n".join(names), va="top", family="monospace",
+               transform=right.transAxes)
+    return _finished(fig)
+
+
+def generator_panel(model, itos, prefix):
+    """Type the first letters, choose a temperature: the next character and ten names."""
+    return panel(lambda **choices: draw_generator(model, itos, **choices),
+                 prefix=ipywidgets.Text(prefix, description="first letters"),
+                 temperature=_slider("temperature", 1.0, 0.1, 2.0, 0.1),
+                 seed=_slider("seed", 1, 0, 50))

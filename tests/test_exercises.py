@@ -143,6 +143,144 @@ def activations(model, X):
             if isinstance(m, helpers.Tanh)]
 """, "stays in evaluation"),
     ],
+    "exercise-conv": [
+        ("""
+def to_conv(linear, n):
+    C_in, C_out = linear.weight.shape[0] // n, linear.weight.shape[1]
+    conv = torch.nn.Conv1d(C_in, C_out, n, stride=n, bias=linear.bias is not None)
+    conv.weight.data = linear.weight.t().reshape(C_out, C_in, n)
+    if linear.bias is not None:
+        conv.bias.data = linear.bias
+    return conv
+""", "the shapes fit, the largest difference is"),
+        ("""
+def to_conv(linear, n):
+    C_in, C_out = linear.weight.shape[0] // n, linear.weight.shape[1]
+    conv = torch.nn.Conv1d(C_in, C_out, n, stride=n)
+    conv.weight.data = linear.weight.view(n, C_in, C_out).permute(2, 1, 0)
+    conv.bias.data = torch.zeros(C_out) if linear.bias is None else linear.bias
+    return conv
+""", r"expected .* \(\(3, 3, 2\), 2, 2, False\), got .* True"),
+        ("""
+def to_conv(linear, n):
+    C_in, C_out = linear.weight.shape[0] // n, linear.weight.shape[1]
+    return torch.nn.Conv1d(C_in, C_out, n, dilation=n)
+""", r"got \(\(4, 3, 2\), 2, 1, True\)"),
+    ],
+    "exercise-without": [
+        ("""
+def without_conv(net, X):
+    embedding, pairs, (W_out, b_out) = net
+    h = embedding[X]
+    for level, (W, b) in enumerate(pairs):
+        d = 1
+        h = torch.tanh(torch.cat([h[:, :-d], h[:, d:]], dim=2) @ W + b)
+    return h @ W_out + b_out
+""", "expected the shape"),
+        ("""
+def without_conv(net, X):
+    embedding, pairs, (W_out, b_out) = net
+    h = embedding[X]
+    for level, (W, b) in enumerate(pairs):
+        d = 2**level
+        h = torch.tanh(torch.cat([h[:, d:], h[:, :-d]], dim=2) @ W + b)
+    return h @ W_out + b_out
+""", "the shape fits, the largest difference is"),
+    ],
+    "exercise-sees": [
+        ("""
+def sees(kernel_size, dilations):
+    return 1 + (kernel_size - 1) * sum(dilations)
+""", r"dilations \[1, 3\] the gradient finds 4 positions, got 5"),
+        ("""
+def sees(kernel_size, dilations):
+    return kernel_size ** len(dilations)
+""", r"kernel 3 and dilations \[1, 2\] the gradient finds 7 positions, got 9"),
+        ("""
+def sees(kernel_size, dilations):
+    return kernel_size * sum(dilations)
+""", "the gradient finds 8 positions, got 14"),
+    ],
+    "exercise-fold": [
+        ("""
+def fold(linear, norm):
+    factor = norm.weight / norm.running_var.sqrt()
+    folded = nn.Linear(linear.in_features, linear.out_features)
+    folded.weight.copy_(factor[:, None] * linear.weight)
+    folded.bias.copy_(norm.bias - factor * norm.running_mean)
+    return folded
+""", "the largest difference is"),
+        ("""
+def fold(linear, norm):
+    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    linear.weight.mul_(factor[:, None])
+    return linear
+""", "the given Linear has changed"),
+        ("""
+def fold(linear, norm):
+    return nn.Sequential(linear, norm)
+""", "expected an nn.Linear with a bias"),
+    ],
+    "exercise-momentum": [
+        ("""
+def momentum_steps(p, grads, lr, momentum):
+    for grad in grads:
+        velocity = momentum * 0 + grad
+        p = p - lr * velocity
+    return p
+""", "after 2 steps expected"),
+        ("""
+def momentum_steps(p, grads, lr, momentum):
+    velocity = 0
+    for grad in grads:
+        velocity = momentum * velocity + (1 - momentum) * grad
+        p = p - lr * velocity
+    return p
+""", "after 1 steps expected"),
+        ("""
+def momentum_steps(p, grads, lr, momentum):
+    velocity = 0
+    for grad in grads:
+        velocity = momentum * velocity + grad
+        p -= lr * velocity
+    return p
+""", "that was given has changed"),
+    ],
+    "exercise-field": [
+        ("""
+def layers_for(samples, kernel_size=2):
+    return math.ceil(math.log2(samples))
+""", "to see 9 samples with kernel 3 takes 2 layers, got 4"),
+        ("""
+def layers_for(samples, kernel_size=2):
+    layers = 0
+    while kernel_size**layers <= samples:
+        layers += 1
+    return layers
+""", "to see 2 samples with kernel 2 takes 1 layers, got 2"),
+    ],
+    "exercise-leak": [
+        ("""
+def first_leak(network, X, t):
+    changed = X.clone()
+    changed[:, t] = X[:, t] % 4 + 1
+    return t + (network(X) != network(changed)).any(2).any(0)[t:].nonzero()[0].item()
+""", "sees 2 ahead, character 7 of 12 changed: expected 5, got 7"),
+        ("""
+def first_leak(network, X, t):
+    before = network(X)
+    X[:, t] = X[:, t] % 4 + 1
+    different = (network(X) != before).any(2).any(0)
+    return different.nonzero()[0].item() if different.any() else X.shape[1]
+""", "X was changed"),
+        ("""
+def first_leak(network, X, t):
+    changed = X.clone()
+    changed[:, t] = X[:, t] % 4 + 1
+    different = (network(X) != network(changed)).any(2).any(0)
+    return different.nonzero()[0].item() if different.any() else t
+""", "sees nothing, character 7 of 12 changed: expected 12, got 7"),
+    ],
 }
 
 

@@ -37,11 +37,18 @@ def panels(model):
                   {"temperature": 0.5, "first letters": "em", "seed": 3}),
         "activations": (widgets.activations_panel(model, 8, STOI, ITOS, "isabella"),
                         {"letters so far": "emma"}),
+        "dilation": (widgets.dilation_panel("diondra"),
+                     {"kernel size": 3, "levels": 4, "each dilation is that before, times": 3,
+                      "output": 2, "compare with output": 0}),
+        "race": (widgets.race_panel({
+            (name, scale, size): [loss * (1 + scale / size) for loss in losses[::10]]
+            for name in ("SGD", "AdamW") for scale in (0.1, 1) for size in (32, 256)}),
+            {"optimisers": ("AdamW",), "learning rate x": 1, "batch": 32}),
     }
 
 
 @pytest.mark.parametrize("name", ["windows", "loss", "shapes", "tree", "strays", "names",
-                                  "activations"])
+                                  "activations", "dilation", "race"])
 def test_every_control_changes_what_is_shown(name, model):
     panel, changes = panels(model)[name]
     controls, shown = parts(panel)
@@ -76,3 +83,26 @@ def test_a_panel_leaves_the_model_as_it_was(model):
     after = [m.running_mean for m in model.layers if hasattr(m, "running_mean")]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(m.training for m in model.layers if hasattr(m, "training"))
+
+
+def test_a_cone_counts_nodes_once_and_names_what_it_cannot_draw():
+    assert [len(level) for level in widgets.cone(2, [1, 2, 4], 7)] == [8, 4, 2, 1]
+    assert widgets.cone(2, [1, 3], 4)[0] == {0, 1, 3, 4}
+    assert len(widgets.cone(3, [1, 2], 9)[0]) == 7
+    with pytest.raises(ValueError, match="kernel of 1 joins no neighbours"):
+        widgets.cone(1, [1, 2], 4)
+    with pytest.raises(ValueError, match=r"dilations \(1, 0\): expected"):
+        widgets.cone(2, [1, 0], 4)
+    with pytest.raises(ValueError, match=r"dilations \(\): expected one level or more"):
+        widgets.cone(2, [], 4)
+
+
+def test_a_race_shows_the_best_rate_and_survives_a_run_that_flew_off():
+    runs = {("SGD", 0.1, 32): [3.0] * 60, ("SGD", 10, 32): [2.0] * 60,
+            ("AdamW", 0.1, 32): [3.0, float("nan")], ("AdamW", 10, 32): [3.0, float("inf")]}
+    for scale, best in (("best of each", 10), (0.1, 0.1)):
+        ax = widgets.draw_race(runs, ["SGD", "AdamW"], scale, 32).axes[0]
+        assert ax.get_legend().get_texts()[0].get_text().startswith(f"SGD, rate x {best}: ")
+        assert "SGD ends lowest" in ax.get_title(loc="left") + ax.get_title()
+    with pytest.raises(ValueError, match="at least one optimiser"):
+        widgets.draw_race(runs, [], 10, 32)
