@@ -10,6 +10,7 @@ import widgets
 
 STOI = {ch: i for i, ch in enumerate(".abcdefghijklmnopqrstuvwxyz")}
 ITOS = {i: ch for ch, i in STOI.items()}
+WAVENET = helpers.WaveNet(27, 6, 10, [1, 2, 4], dropout=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +45,14 @@ def panels(model):
             (name, scale, size): [loss * (1 + scale / size) for loss in losses[::10]]
             for name in ("SGD", "AdamW") for scale in (0.1, 1) for size in (32, 256)}),
             {"optimisers": ("AdamW",), "learning rate x": 1, "batch": 32}),
+        "generator": (widgets.generator_panel(WAVENET, ITOS, "ma"),
+                      {"temperature": 0.5, "first letters": "em", "seed": 3}),
+        "surprise": (widgets.surprise_panel(WAVENET, STOI, "isabella"), {"name": "emma"}),
     }
 
 
 @pytest.mark.parametrize("name", ["windows", "loss", "shapes", "tree", "strays", "names",
-                                  "activations", "dilation", "race"])
+                                  "activations", "dilation", "race", "generator", "surprise"])
 def test_every_control_changes_what_is_shown(name, model):
     panel, changes = panels(model)[name]
     controls, shown = parts(panel)
@@ -62,7 +66,8 @@ def test_every_control_changes_what_is_shown(name, model):
 
 def test_unknown_letters_are_named_and_nothing_breaks(model):
     for name, label in (("windows", "name"), ("names", "first letters"),
-                        ("activations", "letters so far")):
+                        ("activations", "letters so far"), ("generator", "first letters"),
+                        ("surprise", "name")):
         controls, shown = parts(panels(model)[name][0])
         controls[label].value = "em7"
         assert "&#x27;7&#x27;" in shown().value
@@ -83,6 +88,7 @@ def test_a_panel_leaves_the_model_as_it_was(model):
     after = [m.running_mean for m in model.layers if hasattr(m, "running_mean")]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(m.training for m in model.layers if hasattr(m, "training"))
+    assert all(m.training for m in WAVENET.modules())
 
 
 def test_a_cone_counts_nodes_once_and_names_what_it_cannot_draw():
