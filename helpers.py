@@ -507,9 +507,8 @@ def make_head(S, vocab_size, deep, dropout=0):
 class WaveNet(torch.nn.Module):
     """Predicts the next character at every position: (N, L) int64 -> (N, L, vocab_size).
 
-    A layer for each of `dilations`; C = n_hidden, S = n_skip. X holds whole words or, with ring
-    buffers as `pasts`, one position of each, (N,). Raises ValueError for no layers, sizes below
-    1, an empty batch. Notebook 08; arXiv:1609.03499.
+    C = n_hidden, S = n_skip. X: whole words or, with ring buffers as `pasts`, one position, (N,).
+    Raises ValueError for no layers, sizes below 1, no words. Notebook 08; arXiv:1609.03499.
     """
 
     def __init__(self, vocab_size, n_hidden, n_skip, dilations, *, kernel_size=2, dropout=0,
@@ -524,7 +523,7 @@ class WaveNet(torch.nn.Module):
             WaveNetLayer(n_hidden, n_skip, d, kernel_size, dropout, residual, gate, skip)
             for d in dilations)
         if skip:
-            self.layers[-1].residual = None      # nothing would read its sum
+            self.layers[-1].residual = None
         self.head = make_head(n_skip if skip else n_hidden, vocab_size, head, head_dropout)
 
     def forward(self, X, pasts=None):
@@ -660,9 +659,9 @@ def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, n_
 
     `batches` gives pairs (X, Y): the model maps X to (*Y.shape, vocab_size), and positions where Y
     is PAD do not count. `schedule` is stepped after every step. With `average` (0 to 1, as 0.997),
-    the nn.Module ends with an exponential moving average of its weights. After each `every` steps
-    `callback(steps_done)` is called, if given. An interrupt or a loss that is no number ends the
-    training early, as in `train`. Raises ValueError for bad sizes. Notebook 06.
+    the nn.Module ends with an exponential moving average of its weights. Runs on `n_threads`; after
+    each `every` steps `callback(steps_done)` is called, if given. An interrupt or a loss that is no
+    number ends the training early, as in `train`. Raises ValueError for bad sizes. Notebook 06.
     """
     _positive_int("max_steps", max_steps)
     if callback:

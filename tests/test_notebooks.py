@@ -1,6 +1,7 @@
 """What every committed notebook must look like."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -87,13 +88,14 @@ def test_links_resolve(path):
 
 
 def definitions(text):
-    """{class name: its source text} of the classes at the top level."""
+    """{name: source text} of the classes, and of the functions with a docstring."""
     return {node.name: ast.get_source_segment(text, node) for node in ast.parse(text).body
-            if isinstance(node, ast.ClassDef)}
+            if isinstance(node, ast.ClassDef)
+            or (isinstance(node, ast.FunctionDef) and ast.get_docstring(node))}
 
 
 @each_notebook
-def test_classes_read_the_same_in_the_notebook_and_in_helpers(path):
+def test_code_reads_the_same_in_the_notebook_and_in_helpers(path):
     ours = definitions((ROOT / "helpers.py").read_text(encoding="utf-8"))
     for cell in code_cells(read(path)):
         for name, text in definitions(cell.source).items():
@@ -105,7 +107,9 @@ def test_every_layer_of_helpers_is_written_in_a_notebook():
     ours = definitions((ROOT / "helpers.py").read_text(encoding="utf-8"))
     written = {name for path in PATHS for cell in code_cells(read(path))
                for name in definitions(cell.source)}
-    assert set(ours) - {"Progress"} <= written
+    classes = {name for name, text in ours.items() if text.startswith("class ")}
+    assert classes - {"Progress"} <= written
+    assert {"encode_names", "make_head", "generate"} <= written
 
 
 def test_a_later_notebook_repeats_the_losses_of_an_earlier_one():
@@ -127,6 +131,21 @@ def test_readme_and_notebooks_give_the_same_results():
         assert f"{count:,}" in row
         assert f"{float(train):.3f} / {float(val):.3f}" in row
         assert "{:.3f} / {:.3f}".format(*lecture) in row
+
+
+def test_readme_has_the_results_beyond_the_lecture():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "data" / "wavenet_record.json").read_text(encoding="utf-8"))
+    assert record["seconds"] <= 15 * 60
+    assert max(record["val"], record["test"]) <= 1.93
+    found = {"WaveNet, record": [record["train"], record["val"], record["test"]]}
+    for number, label in ((6, "torch tree"), (8, "WaveNet, short")):
+        text = "\n".join(output_text(c) for c in code_cells(read(PATHS[number])))
+        found[label] = re.search(rf"^{label}: train (\S+), val (\S+)$", text, re.M).groups()
+        found[label] += tuple(re.findall(r"^test (\d\.\d{6}),", text, re.M))
+    for label, losses in found.items():
+        row = next(line for line in readme.splitlines() if f"| {label} |" in line)
+        assert " / ".join(f"{float(loss):.3f}" for loss in losses) in row, label
 
 
 def test_readme_and_first_notebook_show_the_same_map():
