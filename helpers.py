@@ -653,13 +653,13 @@ def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1,
     return lossi
 
 
-def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, n_threads=1,
-        every=None, callback=None):
+def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, every=None,
+        callback=None):
     """Train with any of torch's optimisers and return the list of all losses (floats).
 
     `batches` gives pairs (X, Y): the model maps X to (*Y.shape, vocab_size), and positions where Y
     is PAD do not count. `schedule` is stepped after every step. With `average` (0 to 1, as 0.997),
-    the nn.Module ends with an exponential moving average of its weights. Runs on `n_threads`; after
+    the nn.Module ends with an exponential moving average of its weights. Runs on one thread; after
     each `every` steps `callback(steps_done)` is called, if given. An interrupt or a loss that is no
     number ends the training early, as in `train`. Raises ValueError for bad sizes. Notebook 06.
     """
@@ -671,7 +671,7 @@ def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, n_
     averaged = average and torch.optim.swa_utils.AveragedModel(
         model, avg_fn=lambda old, new, n: old.lerp(new, max(1 - average, 1 / (n + 1))))
     lossi = []
-    with mode(model, True), threads(n_threads), Progress(max_steps, lossi) as bar:
+    with mode(model, True), threads(1), Progress(max_steps, lossi) as bar:
         try:
             for i, (X, Y) in enumerate(islice(batches, max_steps)):
                 loss = position_loss(model(X), Y) / (Y != PAD).sum()
