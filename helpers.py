@@ -585,13 +585,13 @@ class Progress(tqdm):
     """
 
     monitor_interval = 0
-    FORMAT = "{percentage:3.0f}% |{bar:20}| {n_fmt} of {total_fmt} steps, {rate_fmt}, "
+    FORMAT = "{percentage:3.0f}% |{bar:20}| {n_fmt} of {total_fmt}{unit}, {rate_fmt}, "
 
-    def __init__(self, total, losses, **kwargs):
+    def __init__(self, total, losses, unit=" steps", **kwargs):
         self.losses, self.handle = losses, None
         if get_ipython() is not None:
             kwargs["file"] = io.StringIO()
-        super().__init__(total=total, unit=" steps", mininterval=0.5, ascii=" .:#", **kwargs,
+        super().__init__(total=total, unit=unit, mininterval=0.5, ascii=" .:#", **kwargs,
                          bar_format=self.FORMAT + "{elapsed} gone, {remaining} left")
 
     def display(self, msg=None, pos=None):

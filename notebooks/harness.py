@@ -1,0 +1,391 @@
+"""Studies for notebook 09: many configurations, any number of workers, nothing lost.
+
+A study is a list of configurations, or a space to search, in an Optuna storage. Any number of
+workers, on this machine or on others that reach the storage, take its trials one by one:
+
+    python notebooks/harness.py NAME sqlite:///study.db
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import optuna
+import pandas as pd
+import psutil
+from optuna.trial import TrialState
+from scipy.special import stdtrit
+from sqlalchemy.exc import SQLAlchemyError
+
+import helpers
+import runs
+
+BEAT, GRACE, RETRIES = 10, 60, 3     # seconds, seconds, times
+LEFT = (TrialState.WAITING, TrialState.RUNNING)
+PRUNER = optuna.pruners.MedianPruner(n_startup_trials=6, n_warmup_steps=2)
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class StorageError(OSError):
+    """A study's storage cannot be read or written."""
+
+
+def open_storage(where):
+    """The Optuna storage at `where`: a database URL, or a file, .journal for a journal.
+
+    Any other file is an SQLite database. Raises StorageError with a remedy.
+    """
+    where = str(where)
+    with storage_errors(where):
+        if "://" not in where:
+            Path(where).absolute().parent.mkdir(parents=True, exist_ok=True)
+        if where.endswith(".journal"):
+            backend = optuna.storages.journal.JournalFileBackend(where)
+            return optuna.storages.JournalStorage(backend)
+        url = where if "://" in where else f"sqlite:///{Path(where).absolute()}"
+        patient = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+        return optuna.storages.RDBStorage(url, engine_kwargs=patient)
+
+
+@contextlib.contextmanager
+def storage_errors(where):
+    """Turn whatever a storage raises when it cannot be reached or written into a StorageError."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or getattr(cause, "strerror", None) or cause)
+        raise StorageError(
+            f"the study's storage {where} cannot be used: {reason.splitlines()[0]}. Finished "
+            "trials are kept. Free some space, allow writing there, or give another storage, and "
+            "start again"
+        ) from error
+
+
+def open_study(name, where, configs=(), space=None, base=None, n_trials=0, seed=0):
+    """The study `name` in the storage `where`, made if it is new, with what it lacks added.
+
+    A list of `configs`, each to be run once; or a `space` to search, {setting: choice(...) or a
+    distribution of Optuna}, around the configuration `base`, in `n_trials` trials. What the study
+    has already is not added again, so the same call resumes it. Raises ValueError for a
+    configuration that cannot be meant, StorageError.
+    """
+    configs = [json.loads(runs.key(config)) for config in configs]
+    with storage_errors(where):
+        study = optuna.create_study(study_name=name, storage=open_storage(where),
+                                    load_if_exists=True, pruner=PRUNER)
+        if space:
+            runs.complete(base)
+            texts = {k: optuna.distributions.distribution_to_json(d) for k, d in space.items()}
+            study.set_user_attr("search", {"space": texts, "base": base, "seed": seed})
+        have = [t for t in study.get_trials(deepcopy=False)
+                if t.state != TrialState.FAIL or "error" in t.user_attrs]
+        done = {runs.key(t.user_attrs["config"]) for t in have if "config" in t.user_attrs}
+        for config in configs:
+            if runs.key(config) not in done:
+                done.add(runs.key(config))
+                study.enqueue_trial({}, user_attrs={"config": config})
+        for _ in range(n_trials - len(have) if space else 0):
+            study.enqueue_trial({}, user_attrs={"searched": True})
+    return study
+
+
+def is_stale(trial):
+    """Whether the worker of a running trial is gone.
+
+    On this machine its process is looked up. Of another machine the last sign of life counts: it
+    is gone after GRACE seconds, so the machines' clocks must agree better than that.
+    """
+    worker = trial.user_attrs.get("worker")
+    if worker and worker["host"] == socket.gethostname():
+        try:
+            process = psutil.Process(worker["pid"])
+            return (abs(process.create_time() - worker["started"]) > 1
+                    or process.status() == psutil.STATUS_ZOMBIE)
+        except psutil.Error:
+            return True
+    return time.time() - trial.user_attrs.get("alive", trial.datetime_start.timestamp()) > GRACE
+
+
+def reclaim(study):
+    """Fail the trials of workers that are gone, and queue them anew, each at most RETRIES times."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if is_stale(trial):
+            tries = trial.user_attrs.get("tries", 1)
+            if tries <= RETRIES:
+                give_back(study, trial, tries + 1)
+            else:
+                fail(study, trial.number, f"its worker died in each of {tries} tries")
+
+
+def give_back(study, trial, tries=1):
+    """Fail a trial that was not finished, and queue it anew."""
+    kept = {k: v for k, v in trial.user_attrs.items() if k in ("config", "searched")}
+    if fail(study, trial.number):
+        kept |= {"retry of": trial.number, "tries": tries}
+        study.enqueue_trial(trial.params, user_attrs=kept)
+
+
+def fail(study, number, error=None):
+    """Fail a trial; False if it is another worker's by now."""
+    trial = study.trials[number]
+    try:
+        if error:
+            study._storage.set_trial_user_attr(trial._trial_id, "error", error)
+        study.tell(number, state=TrialState.FAIL)
+    except (ValueError, RuntimeError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def sign_of_life(trial):
+    """Inside `with`, the trial says every BEAT seconds that its worker is alive."""
+    trial.set_user_attr("alive", time.time())
+    trial.set_user_attr("worker", {"host": socket.gethostname(), "pid": os.getpid(),
+                                   "started": psutil.Process().create_time()})
+    over = threading.Event()
+
+    def beat():
+        while not over.wait(BEAT):
+            with contextlib.suppress(Exception):     # the worker itself meets the same error
+                trial.set_user_attr("alive", time.time())
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def next_trial(study):
+    """A waiting trial, now this worker's; None when no trial is left. Waits for others' trials."""
+    while True:
+        reclaim(study)
+        if study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            trial = study.ask()
+            if twin := twin_of(study, trial):
+                fail(study, trial.number, f"the same configuration as trial {twin.number}")
+            elif {"config", "searched"} & set(trial.user_attrs):
+                return trial
+            else:                                    # another worker took the last one
+                fail(study, trial.number)
+        elif not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            return None
+        else:
+            time.sleep(0.5)
+
+
+def twin_of(study, trial):
+    """An earlier trial with the same configuration that waits, runs or is done; else None."""
+    if "config" in trial.user_attrs:
+        for other in study.get_trials(deepcopy=False)[: trial.number]:
+            if (other.state in (*LEFT, TrialState.COMPLETE)
+                    and other.user_attrs.get("config") == trial.user_attrs["config"]):
+                return other
+    return None
+
+
+def choice(*values):
+    """A distribution over values of any kind, for the space of a study."""
+    return optuna.distributions.CategoricalDistribution([json.dumps(value) for value in values])
+
+
+def configure(study, trial):
+    """The configuration of a trial: its own, or drawn from the study's space."""
+    if "config" in trial.user_attrs:
+        return trial.user_attrs["config"]
+    search = study.user_attrs["search"]
+    study.sampler = optuna.samplers.TPESampler(seed=search["seed"] + trial.number,
+                                               constant_liar=True, n_startup_trials=8)
+    config = dict(search["base"])
+    for name, text in search["space"].items():
+        d = optuna.distributions.json_to_distribution(text)
+        if isinstance(d, optuna.distributions.CategoricalDistribution):
+            config[name] = json.loads(trial.suggest_categorical(name, d.choices))
+        elif isinstance(d, optuna.distributions.IntDistribution):
+            config[name] = trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)
+        else:
+            config[name] = trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
+    return config
+
+
+def work(study, where, measure=runs.measure):
+    """Run waiting trials of the study, one after the other, until none is left.
+
+    A trial that fails is recorded with its error, and the next one begins. One that is stopped by
+    hand is queued anew, and KeyboardInterrupt raised.
+    """
+    while True:
+        with storage_errors(where):
+            trial = next_trial(study)
+        if trial is None:
+            return
+        run_trial(study, where, trial, measure)
+
+
+def run_trial(study, where, trial, measure):
+    """Run one trial and record how it ended."""
+    def report(epoch, val):
+        with storage_errors(where):
+            trial.report(val, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+    with storage_errors(where), sign_of_life(trial):
+        config = configure(study, trial)
+        try:
+            row, _ = measure(config, report if "searched" in trial.user_attrs else None)
+        except StorageError:
+            raise
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        except (KeyboardInterrupt, runs.Interrupted) as error:
+            give_back(study, study.trials[trial.number])
+            raise KeyboardInterrupt from error
+        except Exception as error:
+            fail(study, trial.number, f"{type(error).__name__}: {error}")
+        else:
+            finish(study, trial, row)
+
+
+def finish(study, trial, row):
+    """Record the row of a trial, unless the trial was given to another worker meanwhile."""
+    try:
+        trial.set_user_attr("row", row)
+        study.tell(trial, row["val"])
+    except (ValueError, RuntimeError):
+        print(f"trial {trial.number} was given to another worker; this row is dropped",
+              file=sys.stderr)
+
+
+def start_worker(name, where, log=None):
+    """A process that works on a study until no trial is left; what it says goes to `log`."""
+    command = [sys.executable, str(Path(__file__).resolve()), name, str(where)]
+    return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {
+        "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"})
+
+
+def run_study(study, where, workers=2):
+    """Work on a study with several processes until none of its trials is left.
+
+    A bar shows the trials done and the time left. Started again after any end, it goes on with
+    what is left. Raises RuntimeError with the last words of the workers when trials are left.
+    """
+    def left():
+        with storage_errors(where):
+            return len(study.get_trials(deepcopy=False, states=LEFT))
+
+    if not (total := left()):
+        return
+    with tempfile.TemporaryFile("w+") as log, helpers.Progress(total, [], unit=" trials") as bar:
+        processes = [start_worker(study.study_name, where, log) for _ in range(workers)]
+        try:
+            while any(p.poll() is None for p in processes):
+                time.sleep(0.5)
+                bar.update(max(0, total - left() - bar.n))
+        except KeyboardInterrupt:
+            print("Stopped by hand. Finished trials are kept; the same call goes on with the rest.")
+            return
+        finally:
+            end_workers(processes)
+        bar.update(max(0, total - left() - bar.n))
+        log.seek(0)
+        words = log.read().strip().splitlines() or ["they said nothing"]
+    if left():
+        raise RuntimeError(f"all workers have ended, and {left()} trials are left: {words[-1]}. "
+                           "Start the same study again to go on")
+
+
+def end_workers(processes):
+    """Stop workers that still run: they queue their trials anew, or are ended after 10 seconds."""
+    for p in processes:
+        p.terminate()
+    for p in processes:
+        try:
+            p.wait(10)
+        except subprocess.TimeoutExpired:
+            p.kill()
+            p.wait()
+
+
+# ----------------------------------------------------------------------------------- tables
+
+
+def table(study):
+    """A row a trial: number, state, worker, error, and for finished trials all of the row."""
+    rows = []
+    for t in study.get_trials(deepcopy=False):
+        if {"config", "searched"} & set(t.user_attrs):
+            error = t.user_attrs.get("error")
+            if t.state == TrialState.FAIL and not error:
+                error = "interrupted"
+            rows.append({"trial": t.number, "state": t.state.name.lower(), "error": error,
+                         "worker": t.user_attrs.get("worker", {}).get("pid"),
+                         "retry of": t.user_attrs.get("retry of"), **t.user_attrs.get("row", {})})
+    return pd.DataFrame(rows)
+
+
+def paired(rows, by, base, value="val", pair="seed"):
+    """Each group of `rows` against the group `base`, over the same seeds.
+
+    A table with a line for every value of the column `by`: number of pairs, mean and standard
+    deviation of `value`; the mean difference from `base`, its standard error, its interval of 95%
+    (Student's t), and a verdict in words. Raises ValueError for a base that is not there, fewer
+    than 2 pairs, or a group that lacks a seed or has one twice.
+    """
+    if base not in set(rows[by]):
+        raise ValueError(f"{base!r} is not in the column {by!r}; it has {sorted(set(rows[by]))}")
+    if rows.duplicated([by, pair]).any():
+        twice = rows[rows.duplicated([by, pair])].iloc[0]
+        raise ValueError(f"{twice[by]!r} has two rows for {pair} {twice[pair]}; keep one")
+    wide = rows.pivot(index=pair, columns=by, values=value)
+    if wide.isna().any(axis=None) or len(wide) < 2:
+        raise ValueError(f"{value!r} must be there for 2 or more values of {pair!r} in each group; "
+                         f"there are {wide.notna().sum().to_dict()}")
+    lines = {}
+    for name in rows[by].unique():
+        lines[name] = {"pairs": len(wide), "mean": wide[name].mean(), "sd": wide[name].std()}
+        if name != base:
+            d = wide[name] - wide[base]
+            error = d.std() / len(d) ** 0.5
+            half = stdtrit(len(d) - 1, 0.975) * error
+            low, high = d.mean() - half, d.mean() + half
+            verdict = "lower" if high < 0 else "higher" if low > 0 else "cannot tell"
+            lines[name] |= {"difference": d.mean(), "se": error, "low": low, "high": high,
+                            "verdict": verdict}
+    return pd.DataFrame.from_dict(lines, orient="index").fillna({"verdict": "the base"})
+
+
+def main(name, where):
+    """Work on the study `name` until none of its trials is left."""
+    names = optuna.get_all_study_names(open_storage(where))
+    if name not in names:
+        sys.exit(f"there is no study {name!r} in {where}; it has {', '.join(names) or 'none'}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        work(open_study(name, where), where)
+    except KeyboardInterrupt:
+        sys.exit("stopped by hand; the trial is queued anew")
+    except StorageError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python notebooks/harness.py NAME STORAGE")
+    main(*sys.argv[1:])

@@ -1,0 +1,364 @@
+"""One configuration in, one row out: any model of the course, trained and measured. Notebook 09.
+
+A configuration is a dict: a model of MODELS and the settings that differ from its defaults. A row
+is a dict of plain values, with all that is needed to measure it again.
+"""
+
+import difflib
+import functools
+import json
+import math
+import platform
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import helpers
+import rivals
+
+NAMES = "data/names.txt"
+COMMON = {"seed": 42, "words": NAMES, "copies": "kept", "test": False}
+LECTURE = COMMON | {
+    "block_size": 8, "n_embd": 24, "n_hidden": 128, "max_steps": 200_000, "batch_size": 32,
+    "learning_rate": 0.1, "schedule": "step", "norm": "fixed", "momentum": 0.1,
+    "activation": "tanh",
+}
+FITTED = COMMON | {
+    "epochs": 12, "steps": None, "budget": None, "batch_size": 256, "learning_rate": 4e-3,
+    "weight_decay": 0.0, "warmup": 0.12, "average": None,
+}
+STACK = {"kernel_size": 2, "dropout": 0.0, "embd_dropout": 0.0, "head_dropout": 0.0,
+         "residual": True, "gate": True, "skip": True, "head": True}
+# The form of a model's data ("windows" or whole "names") and all its settings by default.
+MODELS = {
+    "mlp": ("windows", LECTURE | {"n_embd": 10, "n_hidden": 200}),
+    "tree": ("windows", LECTURE | {"group": 2}),
+    "torch tree": ("windows", FITTED | {
+        "block_size": 8, "n_embd": 24, "n_hidden": 128, "learning_rate": 5e-3, "warmup": 0.3,
+        "weight_decay": 0.01, "dropout": 0.0}),
+    "flat": ("windows", FITTED | {"block_size": 5, "n_embd": 24, "n_hidden": 1536,
+                                  "dropout": 0.0}),
+    "wavenet": ("names", FITTED | STACK | {"n_hidden": 96, "n_skip": 192,
+                                           "dilations": [1, 2, 4, 8, 1, 2]}),
+    "gru": ("names", FITTED | {"n_hidden": 256, "n_layers": 2, "dropout": 0.0}),
+    "lstm": ("names", FITTED | {"n_hidden": 256, "n_layers": 2, "dropout": 0.0}),
+    "transformer": ("names", FITTED | {"n_hidden": 64, "n_layers": 4, "n_head": 4,
+                                       "dropout": 0.0}),
+    "n-gram": ("names", COMMON | {"order": 5, "weight": 1.0}),
+}
+ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+ROW = ["model", "seed", "steps", "parameters", "train", "val", "unseen", "test", "seconds",
+       "cpu", "by_position", "config", "versions", "threads"]
+
+
+class Diverged(ArithmeticError):
+    """The loss of a training is no number."""
+
+
+class Interrupted(Exception):
+    """A training was stopped by hand."""
+
+
+def complete(config):
+    """The configuration with the default of every setting that it leaves out.
+
+    Raises ValueError for an unknown model or setting, a value of another type or below 0.
+    """
+    config = dict(config)
+    model = config.pop("model", None)
+    if model not in MODELS:
+        raise ValueError(f"model is {model!r}; expected one of {', '.join(MODELS)}")
+    defaults = MODELS[model][1]
+    for name, value in config.items():
+        if name not in defaults:
+            close = difflib.get_close_matches(name, defaults, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(defaults)}"
+            raise ValueError(f"the model {model!r} has no setting {name!r}; {hint}")
+        _check_type(name, value, defaults[name])
+    return {"model": model} | defaults | config
+
+
+def _check_type(name, value, default):
+    if default is None and value is not None:
+        default = 1.0
+    kind = type(default)
+    fits = isinstance(value, (int, float) if kind is float else kind)
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{name} is {value!r}; expected {kind.__name__}, as in {default!r}")
+    if kind in (int, float) and not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value!r}; expected a number of 0 or more")
+
+
+def key(config):
+    """The configuration as a text that is the same for equal ones, defaults left out."""
+    config = complete(config)
+    defaults = MODELS[config["model"]][1]
+    return json.dumps({k: v for k, v in config.items() if k == "model" or v != defaults[k]},
+                      sort_keys=True)
+
+
+@functools.lru_cache(maxsize=4)
+def load_parts(words, copies):
+    """(stoi, parts): vocabulary and the three splits of a word list or of running text.
+
+    `words` is a file of words, or "text" for the topics of Python's own help in pieces of 256
+    characters, with '·' for '.'. `copies`: "kept"; "not in train" leaves out of train all that
+    also stands in val or test; "none" splits the list of distinct words.
+    """
+    if copies not in ("kept", "not in train", "none"):
+        raise ValueError(f"copies is {copies!r}; expected 'kept', 'not in train' or 'none'")
+    if words == "text":
+        from pydoc_data.topics import topics
+
+        documents = helpers.split_words([topics[name] for name in sorted(topics)])
+        parts = {split: [text[i : i + 256].replace(".", "·") for text in texts
+                         for i in range(0, len(text), 256)] for split, texts in documents.items()}
+        return helpers.build_vocab([piece for part in parts.values() for piece in part])[0], parts
+    everything = helpers.load_words(words)
+    parts = helpers.split_words(list(dict.fromkeys(everything)) if copies == "none" else everything)
+    if copies == "not in train":
+        held_out = set(parts["val"]) | set(parts["test"])
+        parts["train"] = [w for w in parts["train"] if w not in held_out]
+    return helpers.build_vocab(everything)[0], parts
+
+
+@functools.lru_cache(maxsize=8)
+def tensors(words, copies, split, form, block_size):
+    """(X, Y) of a split, as windows or as whole names."""
+    stoi, parts = load_parts(words, copies)
+    if form == "windows":
+        return helpers.build_dataset(parts[split], block_size, stoi)
+    return helpers.encode_names(parts[split], stoi)
+
+
+def data(config, split):
+    """(X, Y) of a split, in the form that the configuration's model takes."""
+    config = complete(config)
+    return tensors(config["words"], config["copies"], split, MODELS[config["model"]][0],
+                   config.get("block_size"))
+
+
+def build(config):
+    """The untrained model of a configuration, drawn from its seed."""
+    config = complete(config)
+    model, c = config["model"], config
+    vocab_size = len(load_parts(c["words"], c["copies"])[0])
+    torch.manual_seed(c["seed"])
+    if model in ("mlp", "tree"):
+        return _lecture_model(vocab_size, c)
+    if model == "torch tree":
+        return rivals.TorchTree(vocab_size, c["block_size"], c["n_embd"], c["n_hidden"],
+                                c["dropout"])
+    if model == "flat":
+        return rivals.make_flat(vocab_size, c["block_size"], c["n_embd"], c["n_hidden"],
+                                c["dropout"])
+    if model == "wavenet":
+        return helpers.WaveNet(vocab_size, c["n_hidden"], c["n_skip"], c["dilations"],
+                               **{name: c[name] for name in STACK})
+    if model == "transformer":
+        length = data(c, "train")[0].shape[1], data(c, "val")[0].shape[1]
+        return rivals.Transformer(vocab_size, c["n_hidden"], c["n_layers"], c["n_head"],
+                                  c["dropout"], max(*length, data(c, "test")[0].shape[1]))
+    if model == "n-gram":
+        return rivals.NGram(vocab_size, c["order"], c["weight"])
+    kind = {"gru": nn.GRU, "lstm": nn.LSTM}[model]
+    return rivals.Recurrent(kind, vocab_size, c["n_hidden"], c["n_layers"], c["dropout"])
+
+
+def _lecture_model(vocab_size, c):
+    norms = {"fixed": helpers.BatchNorm1d, "bug": helpers.BatchNorm1dPart3}
+    for name, known in (("norm", norms), ("activation", ACTIVATIONS)):
+        if c[name] not in known:
+            raise ValueError(f"{name} is {c[name]!r}; expected one of {', '.join(known)}")
+    sizes = vocab_size, c["block_size"], c["n_embd"], c["n_hidden"]
+    if c["model"] == "mlp":
+        model = helpers.make_mlp(*sizes, norm=norms[c["norm"]])
+    else:
+        model = helpers.make_tree(*sizes, n=c["group"], norm=norms[c["norm"]])
+    for i, layer in enumerate(model.layers):
+        if isinstance(layer, helpers.BatchNorm1dPart3):
+            layer.momentum = c["momentum"]
+        if isinstance(layer, helpers.Tanh) and c["activation"] != "tanh":
+            model.layers[i] = rivals.Activation(ACTIVATIONS[c["activation"]])
+    return model
+
+
+def random_batches(X, Y, batch_size):
+    """The lecture's batches: `batch_size` examples drawn with torch.randint, without end."""
+    while True:
+        ix = torch.randint(0, X.shape[0], (batch_size,))
+        yield X[ix], Y[ix]
+
+
+def make_schedule(kind, optimizer, max_steps):
+    """The learning rate over the steps, as a share of the first: "step" is the lecture's."""
+    rates = {
+        "step": lambda i: 1.0 if i < 0.75 * max_steps else 0.1,
+        "constant": lambda i: 1.0,
+        "linear": lambda i: 1 - i / max_steps,
+        "cosine": lambda i: (1 + math.cos(math.pi * i / max_steps)) / 2,
+    }
+    if kind not in rates:
+        raise ValueError(f"schedule is {kind!r}; expected one of {', '.join(rates)}")
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, rates[kind])
+
+
+def make_optimizer(model, config):
+    """AdamW that shrinks the matrices alone, as in notebook 08; the tree of 06 shrinks all."""
+    decays = {name: config["model"] == "torch tree" or (p.ndim == 2 and "embedding" not in name)
+              for name, p in model.named_parameters()}
+    groups = [{"params": [p for name, p in model.named_parameters() if decays[name] == on],
+               "weight_decay": config["weight_decay"] * on} for on in (True, False)]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config["learning_rate"],
+                             fused=True)
+
+
+def train(model, config, report=None):
+    """Train the model of a configuration; return its losses.
+
+    `report(epoch, val)` is called after every epoch, if given, and ten times in the lecture's
+    recipe. Raises Diverged when the loss is no number, Interrupted when it was stopped by hand.
+    """
+    c = complete(config)
+    if c["model"] == "n-gram":
+        model.count(*data(c, "train"))
+        return []
+    lossi, steps = (_train_as_in_the_lecture if "max_steps" in c else _train_with_adamw)(
+        model, c, report)
+    if lossi and not math.isfinite(lossi[-1]):
+        raise Diverged(f"the loss is {lossi[-1]} at step {len(lossi) - 1}; lower learning_rate")
+    if len(lossi) < steps:
+        raise Interrupted(f"stopped by hand after {len(lossi)} of {steps} steps")
+    return lossi
+
+
+def _train_as_in_the_lecture(model, c, report):
+    X, Y = data(c, "train")
+    steps, options = helpers.capped(c["max_steps"]), {}
+    if report:
+        options = {"every": max(1, steps // 10), "callback": lambda i: report(i, loss(model, c))}
+    torch.manual_seed(c["seed"] + 1)
+    if c["schedule"] == "step":
+        return helpers.train(model, X, Y, max_steps=steps, batch_size=c["batch_size"],
+                             learning_rate=c["learning_rate"], **options), steps
+    optimizer = torch.optim.SGD(model.parameters(), lr=c["learning_rate"])
+    schedule = make_schedule(c["schedule"], optimizer, steps)
+    return helpers.fit(model, random_batches(X, Y, c["batch_size"]), optimizer, steps,
+                       schedule=schedule, **options), steps
+
+
+def _train_with_adamw(model, c, report):
+    epoch = math.ceil(len(data(c, "train")[0]) / c["batch_size"])
+    steps, options = c["steps"] or c["epochs"] * epoch, {}
+    if c["budget"] and not c["steps"]:
+        steps = steps_within(c["budget"], model, c)
+    steps = helpers.capped(steps, 16)
+    if report:
+        options = {"every": epoch, "callback": lambda i: report(round(i / epoch), loss(model, c))}
+    optimizer = make_optimizer(model, c)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, c["learning_rate"], total_steps=steps, pct_start=c["warmup"],
+        cycle_momentum=c["model"] == "torch tree")
+    torch.manual_seed(c["seed"] + 1)
+    return helpers.fit(model, batches(c), optimizer, steps, schedule=schedule,
+                       average=c["average"], **options), steps
+
+
+def batches(config):
+    """Batches of train without end, in the form that the configuration's model takes."""
+    X, Y = data(config, "train")
+    if MODELS[config["model"]][0] == "windows":
+        return helpers.window_batches(X, Y, config["batch_size"])
+    return helpers.name_batches(X, Y, config["batch_size"], config["model"] == "wavenet")
+
+
+def steps_within(budget, model, config, probe=20):
+    """How many steps the processor does in `budget` seconds, by a probe that is thrown away."""
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer, some = make_optimizer(model, config), batches(config)
+    times = []
+    for _ in range(2):                                # the first pays for what is done once
+        t0 = time.process_time()
+        helpers.fit(model, some, optimizer, helpers.capped(probe, 2))
+        times.append(time.process_time() - t0)
+    model.load_state_dict(weights)
+    return max(1, int(budget / times[1] * helpers.capped(probe, 2)))
+
+
+@torch.no_grad()
+def position_losses(model, config, split):
+    """(N, L): the loss of every character of every word of a split, NaN where there is none."""
+    c = complete(config)
+    X, Y = data(c, split)
+    parts = load_parts(c["words"], c["copies"])[1]
+    lengths = torch.tensor([len(w) + 1 for w in parts[split]])
+    out = torch.full((len(lengths), int(lengths.max())), torch.nan)
+    real = torch.arange(out.shape[1]) < lengths[:, None]
+    packed = c["model"] == "wavenet"
+    values = []
+    with helpers.mode(model, False), helpers.threads(1):
+        for x, y in zip(X.split(1024), Y.split(1024), strict=True):
+            if y.ndim == 2:
+                x, y = helpers._without_padding(x, y, packed)
+            each = F.cross_entropy(model(x).flatten(0, -2), y.flatten(), reduction="none",
+                                   ignore_index=helpers.PAD)
+            values.append(each[y.flatten() != helpers.PAD])
+    out[real] = torch.cat(values)
+    return out
+
+
+def loss(model, config, split="val"):
+    """The mean loss over all characters of a split."""
+    return position_losses(model, config, split).nanmean().item()
+
+
+def unseen_words(config, words):
+    """(N,) bool: which words do not stand in train, copies kept; all, if the list has no copies."""
+    if config["copies"] == "none":
+        return torch.ones(len(words), dtype=torch.bool)
+    known = set(load_parts(config["words"], "kept")[1]["train"])
+    return torch.tensor([w not in known for w in words])
+
+
+def measure(config, report=None):
+    """Train a configuration from nothing: (row, model), the row as a dict of plain values.
+
+    `seconds` are those of the training on the clock, `cpu` the processor's own. `unseen` is val
+    over the names that train has not, `by_position` val at the first character, the second, ...,
+    the tenth, and at the end of the word. `test` is None unless the configuration asks for it.
+    """
+    config = complete(config)
+    model = build(config)
+    t0, c0 = time.perf_counter(), time.process_time()
+    lossi = train(model, config, report)
+    seconds, cpu = time.perf_counter() - t0, time.process_time() - c0
+    parts = load_parts(config["words"], config["copies"])[1]
+    val = position_losses(model, config, "val")
+    unseen = unseen_words(config, parts["val"])
+    ends = val[torch.arange(len(val)), (~val.isnan()).sum(1) - 1]
+    letters = val.clone()
+    letters[torch.arange(len(val)), (~val.isnan()).sum(1) - 1] = torch.nan
+    places = [*letters[:, :10].nanmean(0).tolist(), ends.mean().item()]
+    row = {
+        "model": config["model"], "seed": config["seed"], "steps": len(lossi),
+        "parameters": sum(p.nelement() for p in model.parameters()),
+        "train": loss(model, config, "train"), "val": val.nanmean().item(),
+        "unseen": val[unseen].nanmean().item() if unseen.any() else math.nan,
+        "test": loss(model, config, "test") if config["test"] else None,
+        "seconds": round(seconds, 2), "cpu": round(cpu, 2),
+        "by_position": [None if math.isnan(p) else round(p, 5) for p in places],
+        "config": key(config),
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+        "threads": 1,
+    }
+    if not math.isfinite(row["val"]):
+        raise Diverged(f"val is {row['val']}; lower learning_rate")
+    return row, model
+
+
