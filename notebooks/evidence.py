@@ -7,19 +7,23 @@ lists the parts.
 """
 
 import argparse
+import bisect
 import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import optuna
 import pandas as pd
+from optuna.trial import TrialState
 
 import harness
 import helpers
 import runs
 
 FILE = helpers.ROOT / "data" / "evidence.csv"
+SEARCH = helpers.ROOT / "data" / "search.journal"
 
 
 def seeds(configs, n=5):
@@ -28,13 +32,16 @@ def seeds(configs, n=5):
 
 
 def sized(config, parameters=45_000):
-    """The configuration, n_hidden (and n_skip) such that it has about so many parameters."""
-    def count(width):
+    """The configuration with the n_hidden (and n_skip) that give about so many parameters."""
+    def wide(width):
         skip = {"n_skip": width} if "n_skip" in runs.MODELS[config["model"]][1] else {}
-        wide = config | {"n_hidden": width} | skip
-        return abs(sum(p.nelement() for p in runs.build(wide).parameters()) - parameters), wide
+        return config | {"n_hidden": width} | skip
 
-    return min((count(width) for width in range(8, 120)), key=lambda pair: pair[0])[1]
+    def excess(width):
+        return sum(p.nelement() for p in runs.build(wide(width)).parameters()) - parameters
+
+    above = bisect.bisect_left(range(1, 4096), 0, key=excess) + 1        # the first not too small
+    return wide(min((w for w in (above - 1, above) if w), key=lambda w: abs(excess(w))))
 
 
 def claims():
@@ -110,31 +117,70 @@ STUDIES = {f.__name__: f for f in (claims, copies, context, text, levels, choice
                                    tuning)}
 
 
+SPACE = {
+    "n_hidden": harness.choice(48, 64, 96, 128),
+    "dilations": harness.choice([1, 2, 4], [1, 2, 4, 8], [1, 2, 4, 8, 1, 2],
+                                [1, 2, 4, 8, 1, 2, 4, 8]),
+    "dropout": optuna.distributions.FloatDistribution(0.0, 0.4),
+    "embd_dropout": optuna.distributions.FloatDistribution(0.0, 0.2),
+    "weight_decay": optuna.distributions.FloatDistribution(0.001, 0.5, log=True),
+    "learning_rate": optuna.distributions.FloatDistribution(1e-3, 1e-2, log=True),
+    "batch_size": harness.choice(64, 128, 256),
+}
+
+
+def search(where, workers=2, n_trials=30, budget=90.0):
+    """Search for a WaveNet that is good after `budget` seconds; write the study to SEARCH."""
+    base = {"model": "wavenet", "budget": budget}
+    study = harness.open_study("search", where, space=SPACE, base=base, n_trials=n_trials)
+    harness.run_study(study, where, workers)
+    written = SEARCH.with_suffix(".part")
+    written.unlink(missing_ok=True)
+    copy = optuna.create_study(study_name="search", storage=harness.open_journal(written))
+    for t in study.get_trials():
+        if t.state != TrialState.FAIL or "error" in t.user_attrs:
+            t.user_attrs = {k: v for k, v in t.user_attrs.items() if k in ("row", "error")}
+            t.system_attrs = {}
+            copy.add_trial(t)
+    written.replace(SEARCH)
+
+
 def record(name, where, workers=2):
-    """Measure a part of the evidence, or what is left of it, and put its rows into FILE."""
+    """Measure what FILE lacks of a part of the evidence, and add its rows as far as they came."""
     if name not in STUDIES:
         raise ValueError(f"{name!r} is no part of the evidence; expected {', '.join(STUDIES)}")
-    study = harness.open_study(name, where, STUDIES[name]())
-    harness.run_study(study, where, workers)
-    rows = harness.table(study)
-    keep(name, rows[rows.state == "complete"])
+    have = set(rows_of(name).config)
+    study = harness.open_study(name, where, [c for c in STUDIES[name]() if runs.key(c) not in have])
+    try:
+        harness.run_study(study, where, workers)
+    finally:
+        rows = harness.table(study)
+        keep(name, rows[rows.state == "complete"] if len(rows) else rows)
 
 
-def keep(name, rows, file=FILE):
-    """Put the rows of one part into the file, in place of its earlier ones."""
-    rows = rows.reindex(columns=runs.ROW).sort_values("config", kind="stable")
-    rows.insert(0, "part", name)
-    old = pd.read_csv(file) if file.is_file() else rows[:0]
-    whole = pd.concat([old[old.part != name], rows]).sort_values("part", kind="stable")
-    part = file.with_suffix(".part")
-    whole.to_csv(part, index=False, float_format="%.9g")
-    part.replace(file)
+def rows_of(name, file=FILE):
+    """The rows of one part as they stand in the file; none, if there is no file."""
+    rows = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["part", *runs.ROW])
+    return rows[rows.part == name].reset_index(drop=True)
+
+
+def keep(name, new, file=FILE):
+    """Add rows to one part in the file, each in place of an earlier one of its configuration."""
+    new = new.reindex(columns=runs.ROW)
+    new["by_position"] = new.by_position.map(json.dumps)
+    new.insert(0, "part", name)
+    old = pd.read_csv(file) if file.is_file() else new[:0]
+    old = old[(old.part != name) | ~old.config.isin(new.config)]
+    whole = pd.concat([rows for rows in (old, new) if len(rows)] or [new])
+    whole = whole.sort_values(["part", "config"], kind="stable")
+    written = file.with_suffix(".part")
+    whole.to_csv(written, index=False, float_format="%.9g")
+    written.replace(file)
 
 
 def load(name, file=FILE):
     """The rows of one part as they were measured, a column for every setting."""
-    rows = pd.read_csv(file)
-    rows = rows[rows.part == name].reset_index(drop=True)
+    rows = rows_of(name, file)
     if rows.empty:
         raise ValueError(f"{name!r} is no part of {file.name}; expected {', '.join(STUDIES)}")
     rows["by_position"] = rows.by_position.map(json.loads)
@@ -145,10 +191,12 @@ def load(name, file=FILE):
 def main():
     """Measure the part that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", nargs="?", choices=STUDIES, help="the part to measure")
+    parser.add_argument("name", nargs="?", choices=[*STUDIES, "search"], help="the part to measure")
     parser.add_argument("--storage", default=str(helpers.OUTPUT / "evidence.db"))
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
+    if arguments.name == "search":
+        return search(arguments.storage, arguments.workers)
     if arguments.name is None:
         return print("\n".join(f"{name}: {part.__doc__}" for name, part in STUDIES.items()))
     record(arguments.name, arguments.storage, arguments.workers)

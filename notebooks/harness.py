@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import optuna
 import pandas as pd
 import psutil
+import sqlalchemy
 from optuna.trial import TrialState
 from scipy.special import stdtrit
 from sqlalchemy.exc import SQLAlchemyError
@@ -32,7 +33,7 @@ import runs
 
 BEAT, GRACE, RETRIES = 10, 60, 3     # seconds, seconds, times
 LEFT = (TrialState.WAITING, TrialState.RUNNING)
-PRUNER = optuna.pruners.MedianPruner(n_startup_trials=6, n_warmup_steps=2)
+PRUNER = optuna.pruners.MedianPruner(n_startup_trials=6, n_warmup_steps=3)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
@@ -50,11 +51,39 @@ def open_storage(where):
         if "://" not in where:
             Path(where).absolute().parent.mkdir(parents=True, exist_ok=True)
         if where.endswith(".journal"):
-            backend = optuna.storages.journal.JournalFileBackend(where)
-            return optuna.storages.JournalStorage(backend)
+            return optuna.storages.JournalStorage(Journal(where))
         url = where if "://" in where else f"sqlite:///{Path(where).absolute()}"
-        patient = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-        return optuna.storages.RDBStorage(url, engine_kwargs=patient)
+        if not url.startswith("sqlite"):
+            return optuna.storages.RDBStorage(url)
+        options = {"timeout": 60, "isolation_level": None}
+        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": options})
+        # SQLite knows no SELECT FOR UPDATE and locks at the first write: two workers could both
+        # read that a trial waits, and both take it. So every transaction locks as it begins.
+        sqlalchemy.event.listen(storage.engine, "begin",
+                                lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        return storage
+
+
+class Journal(optuna.storages.journal.JournalFileBackend):
+    """Optuna's journal file, without the half line that a full disk leaves at its end.
+
+    Optuna would append to that line, and could not read the file any more.
+    """
+
+    def append_logs(self, logs):
+        self._lock.acquire()
+        try:
+            with open(self._file_path, "r+b") as file:
+                start = file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
+                file.truncate(start + file.read().rfind(b"\n") + 1)
+        finally:
+            self._lock.release()
+        super().append_logs(logs)
+
+
+def open_journal(file):
+    """The Optuna storage in a journal, a file that is only ever appended to."""
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
 
 
 @contextlib.contextmanager
@@ -105,15 +134,17 @@ def open_study(name, where, configs=(), space=None, base=None, n_trials=0, seed=
 def is_stale(trial):
     """Whether the worker of a running trial is gone.
 
-    On this machine its process is looked up. Of another machine the last sign of life counts: it
-    is gone after GRACE seconds, so the machines' clocks must agree better than that.
+    On this machine its process is looked up; this very process has no trial when it asks. Else
+    the last sign of life counts: the worker is gone after GRACE seconds, so the clocks of several
+    machines must agree better than that.
     """
     worker = trial.user_attrs.get("worker")
     if worker and worker["host"] == socket.gethostname():
         try:
             process = psutil.Process(worker["pid"])
-            return (abs(process.create_time() - worker["started"]) > 1
-                    or process.status() == psutil.STATUS_ZOMBIE)
+            if (process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE
+                    or abs(process.create_time() - worker["started"]) > 1):
+                return True
         except psutil.Error:
             return True
     return time.time() - trial.user_attrs.get("alive", trial.datetime_start.timestamp()) > GRACE
@@ -240,9 +271,9 @@ def work(study, where, measure=runs.measure):
 
 def run_trial(study, where, trial, measure):
     """Run one trial and record how it ended."""
-    def report(epoch, val):
+    def report(tenth, val):
         with storage_errors(where):
-            trial.report(val, epoch)
+            trial.report(val, tenth)
             if trial.should_prune():
                 raise optuna.TrialPruned
 

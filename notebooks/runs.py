@@ -52,9 +52,10 @@ MODELS = {
                                        "dropout": 0.0}),
     "n-gram": ("names", COMMON | {"order": 5, "weight": 1.0}),
 }
+OPTIONAL = {"steps": 1000, "budget": 45.0, "average": 0.99}    # None by default: an example
 ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
-ROW = ["model", "seed", "steps", "parameters", "train", "val", "unseen", "test", "seconds",
-       "cpu", "by_position", "config", "versions", "threads"]
+ROW = ["model", "seed", "steps", "parameters", "train", "val", "unseen", "copied", "test",
+       "seconds", "cpu", "by_position", "config", "versions", "threads"]
 
 
 class Diverged(ArithmeticError):
@@ -80,13 +81,14 @@ def complete(config):
             close = difflib.get_close_matches(name, defaults, n=1)
             hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(defaults)}"
             raise ValueError(f"the model {model!r} has no setting {name!r}; {hint}")
-        _check_type(name, value, defaults[name])
+        default = OPTIONAL.get(name, defaults[name])
+        if value is not None or defaults[name] is not None:
+            _check_type(name, value, default)
+            config[name] = float(value) if isinstance(default, float) else value
     return {"model": model} | defaults | config
 
 
 def _check_type(name, value, default):
-    if default is None and value is not None:
-        default = 1.0
     kind = type(default)
     fits = isinstance(value, (int, float) if kind is float else kind)
     if not fits or (isinstance(value, bool) and kind is not bool):
@@ -211,7 +213,9 @@ def make_schedule(kind, optimizer, max_steps):
 
 def make_optimizer(model, config):
     """AdamW that shrinks the matrices alone, as in notebook 08; the tree of 06 shrinks all."""
-    decays = {name: config["model"] == "torch tree" or (p.ndim == 2 and "embedding" not in name)
+    embeddings = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+    decays = {name: config["model"] == "torch tree"
+              or (p.ndim == 2 and all(p is not table for table in embeddings))
               for name, p in model.named_parameters()}
     groups = [{"params": [p for name, p in model.named_parameters() if decays[name] == on],
                "weight_decay": config["weight_decay"] * on} for on in (True, False)]
@@ -222,8 +226,8 @@ def make_optimizer(model, config):
 def train(model, config, report=None):
     """Train the model of a configuration; return its losses.
 
-    `report(epoch, val)` is called after every epoch, if given, and ten times in the lecture's
-    recipe. Raises Diverged when the loss is no number, Interrupted when it was stopped by hand.
+    `report(tenth, val)` is called after every tenth of the training, if given. Raises Diverged
+    when the loss is no number, Interrupted when the training was stopped by hand.
     """
     c = complete(config)
     if c["model"] == "n-gram":
@@ -240,9 +244,8 @@ def train(model, config, report=None):
 
 def _train_as_in_the_lecture(model, c, report):
     X, Y = data(c, "train")
-    steps, options = helpers.capped(c["max_steps"]), {}
-    if report:
-        options = {"every": max(1, steps // 10), "callback": lambda i: report(i, loss(model, c))}
+    steps = helpers.capped(c["max_steps"])
+    options = _reporting(model, c, steps, report)
     torch.manual_seed(c["seed"] + 1)
     if c["schedule"] == "step":
         return helpers.train(model, X, Y, max_steps=steps, batch_size=c["batch_size"],
@@ -255,19 +258,24 @@ def _train_as_in_the_lecture(model, c, report):
 
 def _train_with_adamw(model, c, report):
     epoch = math.ceil(len(data(c, "train")[0]) / c["batch_size"])
-    steps, options = c["steps"] or c["epochs"] * epoch, {}
+    steps = c["steps"] or c["epochs"] * epoch
     if c["budget"] and not c["steps"]:
         steps = steps_within(c["budget"], model, c)
     steps = helpers.capped(steps, 16)
-    if report:
-        options = {"every": epoch, "callback": lambda i: report(round(i / epoch), loss(model, c))}
     optimizer = make_optimizer(model, c)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, c["learning_rate"], total_steps=steps, pct_start=c["warmup"],
         cycle_momentum=c["model"] == "torch tree")
     torch.manual_seed(c["seed"] + 1)
     return helpers.fit(model, batches(c), optimizer, steps, schedule=schedule,
-                       average=c["average"], **options), steps
+                       average=c["average"], **_reporting(model, c, steps, report)), steps
+
+
+def _reporting(model, c, steps, report):
+    if not report:
+        return {}
+    every = max(1, steps // 10)
+    return {"every": every, "callback": lambda i: report(i // every, loss(model, c))}
 
 
 def batches(config):
@@ -293,7 +301,10 @@ def steps_within(budget, model, config, probe=20):
 
 @torch.no_grad()
 def position_losses(model, config, split):
-    """(N, L): the loss of every character of every word of a split, NaN where there is none."""
+    """(N, L): the loss of every character of every word of a split, NaN where there is none.
+
+    Raises Diverged when the model's own losses are no numbers.
+    """
     c = complete(config)
     X, Y = data(c, split)
     parts = load_parts(c["words"], c["copies"])[1]
@@ -309,7 +320,10 @@ def position_losses(model, config, split):
             each = F.cross_entropy(model(x).flatten(0, -2), y.flatten(), reduction="none",
                                    ignore_index=helpers.PAD)
             values.append(each[y.flatten() != helpers.PAD])
-    out[real] = torch.cat(values)
+    values = torch.cat(values)
+    if not values.isfinite().all():
+        raise Diverged(f"the losses on {split} are no numbers; lower learning_rate")
+    out[real] = values
     return out
 
 
@@ -330,7 +344,8 @@ def measure(config, report=None):
     """Train a configuration from nothing: (row, model), the row as a dict of plain values.
 
     `seconds` are those of the training on the clock, `cpu` the processor's own. `unseen` is val
-    over the names that train has not, `by_position` val at the first character, the second, ...,
+    over the words that do not stand in train, `copied` over those that do (see unseen_words; None
+    where there are none), `by_position` val at the first character, the second, ...,
     the tenth, and at the end of the word. `test` is None unless the configuration asks for it.
     """
     config = complete(config)
@@ -344,12 +359,14 @@ def measure(config, report=None):
     ends = val[torch.arange(len(val)), (~val.isnan()).sum(1) - 1]
     letters = val.clone()
     letters[torch.arange(len(val)), (~val.isnan()).sum(1) - 1] = torch.nan
-    places = [*letters[:, :10].nanmean(0).tolist(), ends.mean().item()]
+    letters = F.pad(letters, (0, 10), value=torch.nan)[:, :10]
+    places = [*letters.nanmean(0).tolist(), ends.mean().item()]
     row = {
         "model": config["model"], "seed": config["seed"], "steps": len(lossi),
         "parameters": sum(p.nelement() for p in model.parameters()),
         "train": loss(model, config, "train"), "val": val.nanmean().item(),
-        "unseen": val[unseen].nanmean().item() if unseen.any() else math.nan,
+        "unseen": val[unseen].nanmean().item() if unseen.any() else None,
+        "copied": val[~unseen].nanmean().item() if not unseen.all() else None,
         "test": loss(model, config, "test") if config["test"] else None,
         "seconds": round(seconds, 2), "cpu": round(cpu, 2),
         "by_position": [None if math.isnan(p) else round(p, 5) for p in places],
@@ -357,8 +374,6 @@ def measure(config, report=None):
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
         "threads": 1,
     }
-    if not math.isfinite(row["val"]):
-        raise Diverged(f"val is {row['val']}; lower learning_rate")
     return row, model
 
 

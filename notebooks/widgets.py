@@ -463,3 +463,31 @@ def generator_panel(model, itos, prefix):
                  prefix=ipywidgets.Text(prefix, description="first letters"),
                  temperature=_slider("temperature", 1.0, 0.1, 2.0, 0.1),
                  seed=_slider("seed", 1, 0, 50))
+
+
+# --------------------------------------------------------------------------- 09, experiments
+
+
+def draw_evidence(tables, part, value):
+    """The rows of one part of the evidence: a dot a seed, a bar the mean of each group.
+
+    `tables` has a table for each part, its groups in the column "group".
+    """
+    rows = tables[part]
+    groups = list(dict.fromkeys(rows.group))[::-1]
+    fig, ax = plt.subplots(figsize=(9, 1.2 + 0.36 * len(groups)))
+    for y, group in enumerate(groups):
+        values = rows[value][rows.group == group]
+        ax.plot(values, [y] * len(values), "o", color=helpers.COLORS[0], alpha=0.6)
+        ax.plot([values.mean()] * 2, [y - 0.3, y + 0.3], color=helpers.COLORS[1], lw=3)
+    ax.set_yticks(range(len(groups)), groups)
+    unit = "seconds of the processor" if value == "cpu" else "nats per character"
+    ax.set(xlabel=f"{value} ({unit})", title=f"{part}: {value}, a dot a seed, the line their mean")
+    return _finished(fig)
+
+
+def evidence_panel(tables):
+    """Choose a part of the evidence and a figure."""
+    return panel(lambda **choices: draw_evidence(tables, **choices),
+                 part=_choice("part", list(tables), next(iter(tables))),
+                 value=_choice("figure", ["val", "train", "unseen", "gap", "cpu"], "val"))

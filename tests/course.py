@@ -12,6 +12,8 @@ runs notebook 08 with recipe = "record" and keeps its figures in data/wavenet_re
 the notebook shows beside its short run. It takes about 20 minutes.
 """
 
+import base64
+import io
 import os
 import shutil
 import subprocess
@@ -19,6 +21,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -55,7 +58,18 @@ def execute(path):
     for cell in code_cells(nb):
         cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
         cell.metadata.pop("execution", None)
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = smaller(output.data["image/png"])
     nbformat.write(nb, path)
+
+
+def smaller(png):
+    """A picture (PNG in base64) in at most 128 colours: a third of the size, and looks the same."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    few, saved = picture.quantize(128, dither=Image.Dither.NONE), io.BytesIO()
+    few.save(saved, "png", optimize=True)
+    return base64.b64encode(saved.getvalue()).decode()
 
 
 def draw_picture():
