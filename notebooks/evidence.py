@@ -40,7 +40,10 @@ def sized(config, parameters=45_000):
     def excess(width):
         return sum(p.nelement() for p in runs.build(wide(width)).parameters()) - parameters
 
-    above = bisect.bisect_left(range(1, 4096), 0, key=excess) + 1        # the first not too small
+    top = 8
+    while excess(top) < 0:
+        top *= 2
+    above = bisect.bisect_left(range(1, top), 0, key=excess) + 1         # the first not too small
     return wide(min((w for w in (above - 1, above) if w), key=lambda w: abs(excess(w))))
 
 
@@ -77,7 +80,7 @@ def context():
 
 def text():
     """Context of 3 to 64 characters on running text, at equal parameters."""
-    return stacks(CONTEXTS, epochs=4, words="text", batch_size=16)
+    return stacks(CONTEXTS, epochs=8, words="text", batch_size=16)
 
 
 def levels():
@@ -134,9 +137,9 @@ def search(where, workers=2, n_trials=30, budget=90.0):
     base = {"model": "wavenet", "budget": budget}
     study = harness.open_study("search", where, space=SPACE, base=base, n_trials=n_trials)
     harness.run_study(study, where, workers)
-    written = SEARCH.with_suffix(".part")
+    written = SEARCH.with_stem("new")
     written.unlink(missing_ok=True)
-    copy = optuna.create_study(study_name="search", storage=harness.open_journal(written))
+    copy = optuna.create_study(study_name="search", storage=harness.open_storage(written))
     for t in study.get_trials():
         if t.state != TrialState.FAIL or "error" in t.user_attrs:
             t.user_attrs = {k: v for k, v in t.user_attrs.items() if k in ("row", "error")}
@@ -179,13 +182,85 @@ def keep(name, new, file=FILE):
 
 
 def load(name, file=FILE):
-    """The rows of one part as they were measured, a column for every setting."""
+    """The rows of one part as they were measured: a column for every setting, and `group`.
+
+    `gap` is val minus train. Raises ValueError for a part that is not in the file.
+    """
     rows = rows_of(name, file)
     if rows.empty:
         raise ValueError(f"{name!r} is no part of {file.name}; expected {', '.join(STUDIES)}")
     rows["by_position"] = rows.by_position.map(json.loads)
     settings = pd.DataFrame([runs.complete(json.loads(text)) for text in rows.config])
-    return rows.join(settings[settings.columns.difference(rows.columns)])
+    rows = rows.join(settings[settings.columns.difference(rows.columns)])
+    rows["gap"] = rows.val - rows.train
+    rows["group"] = [group_of(name, row) for row in rows.to_dict("records")]
+    return rows
+
+
+LECTURE_TREE = {"activation": "tanh", "momentum": 0.1, "schedule": "step"}
+
+
+def group_of(part, row):
+    """What a row of a part is compared by: rows of one group differ in their seed alone."""
+    if part == "claims" and row["model"] == "mlp":
+        return f"flat, {row['block_size']} letters"
+    if part == "claims":
+        return "tree, 76K" if row["n_hidden"] == 128 else f"tree, {row['norm']}"
+    if part == "copies":
+        return row["copies"]
+    if part in ("context", "text"):
+        return 1 + (row["kernel_size"] - 1) * sum(row["dilations"])
+    if part == "levels":
+        return len(row["dilations"])
+    if part == "choices":
+        other = [f"{name} {row[name]}" for name, value in LECTURE_TREE.items()
+                 if row[name] != value]
+        return other[0] if other else "the lecture's"
+    return row["model"]
+
+
+# Part, claim, base and other group, the figure compared, the lecture's difference.
+CLAIMS = [
+    ("claims", "context 3 to 8, flat", "flat, 3 letters", "flat, 8 letters", "val", -0.078),
+    ("claims", "flat to tree with the bug", "flat, 8 letters", "tree, bug", "val", 0.002),
+    ("claims", "flat to tree, fixed", "flat, 8 letters", "tree, fixed", "val", -0.005),
+    ("claims", "BatchNorm bug to fix", "tree, bug", "tree, fixed", "val", -0.007),
+    ("claims", "22K to 76K", "tree, fixed", "tree, 76K", "val", -0.029),
+    ("claims", "22K to 76K, train", "tree, fixed", "tree, 76K", "train", -0.143),
+    ("claims", "22K to 76K, gap of val to train", "tree, fixed", "tree, 76K", "gap", 0.114),
+    ("copies", "copies out of train: val", "kept", "not in train", "val", None),
+    ("copies", "copies out of train: their val", "kept", "not in train", "copied", None),
+    ("copies", "copies out of train: val of the others", "kept", "not in train", "unseen", None),
+    ("context", "names: context 8 to 16", 8, 16, "val", None),
+    ("context", "names: context 16 to 64", 16, 64, "val", None),
+    ("text", "text: context 8 to 16", 8, 16, "val", None),
+    ("text", "text: context 16 to 64", 16, 64, "val", None),
+    ("levels", "context 16: 1 level to 4", 1, 4, "val", None),
+    ("levels", "context 16: 4 levels to 15", 4, 15, "val", None),
+    ("choices", "tanh to relu", "the lecture's", "activation relu", "val", None),
+    ("choices", "BatchNorm momentum 0.1 to 0.001", "the lecture's", "momentum 0.001", "val", None),
+    ("choices", "rate / 10 to linear decay", "the lecture's", "schedule linear", "val", None),
+]
+
+
+def verdicts(part=None):
+    """The claims of one part, or of all, held against the recorded rows: a table."""
+    lines = {}
+    for name, claim, base, other, value, lecture in CLAIMS:
+        if part in (None, name):
+            rows = load(name)
+            line = harness.paired(rows[rows.group.isin([base, other])], "group", base, value)
+            lines[claim] = {"lecture": lecture, **line.loc[other, [
+                "pairs", "difference", "se", "low", "high", "verdict"]]}
+    return pd.DataFrame.from_dict(lines, orient="index").astype({"pairs": int, "lecture": float})
+
+
+def readme_lines():
+    """The verdicts as the lines of a Markdown table."""
+    for claim, v in verdicts().iterrows():
+        lecture = "" if pd.isna(v.lecture) else f"{v.lecture:+.3f}"
+        yield (f"| {claim} | {lecture} | {v.difference:+.4f} | {v.low:+.4f} to {v.high:+.4f} | "
+               f"{v.verdict} |")
 
 
 def main():

@@ -8,6 +8,7 @@ workers, on this machine or on others that reach the storage, take its trials on
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ import psutil
 import sqlalchemy
 from optuna.trial import TrialState
 from scipy.special import stdtrit
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 import helpers
@@ -74,16 +76,13 @@ class Journal(optuna.storages.journal.JournalFileBackend):
         self._lock.acquire()
         try:
             with open(self._file_path, "r+b") as file:
-                start = file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
-                file.truncate(start + file.read().rfind(b"\n") + 1)
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+                if file.read(1) not in (b"", b"\n"):
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
         finally:
             self._lock.release()
         super().append_logs(logs)
-
-
-def open_journal(file):
-    """The Optuna storage in a journal, a file that is only ever appended to."""
-    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
 
 
 @contextlib.contextmanager
@@ -96,8 +95,10 @@ def storage_errors(where):
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
         cause = error.__cause__ or error
         reason = str(getattr(cause, "orig", None) or getattr(cause, "strerror", None) or cause)
+        password = make_url(where).password if "://" in str(where) else None
+        shown = str(where).replace(password, "***") if password else where
         raise StorageError(
-            f"the study's storage {where} cannot be used: {reason.splitlines()[0]}. Finished "
+            f"the study's storage {shown} cannot be used: {reason.splitlines()[0]}. Finished "
             "trials are kept. Free some space, allow writing there, or give another storage, and "
             "start again"
         ) from error
@@ -134,9 +135,9 @@ def open_study(name, where, configs=(), space=None, base=None, n_trials=0, seed=
 def is_stale(trial):
     """Whether the worker of a running trial is gone.
 
-    On this machine its process is looked up; this very process has no trial when it asks. Else
-    the last sign of life counts: the worker is gone after GRACE seconds, so the clocks of several
-    machines must agree better than that.
+    On this machine, known by its host name, its process is looked up; this very process has no
+    trial when it asks. Else the last sign of life counts: the worker is gone after GRACE seconds,
+    so the clocks of several machines must agree better than that.
     """
     worker = trial.user_attrs.get("worker")
     if worker and worker["host"] == socket.gethostname():
@@ -278,9 +279,11 @@ def run_trial(study, where, trial, measure):
                 raise optuna.TrialPruned
 
     with storage_errors(where), sign_of_life(trial):
-        config = configure(study, trial)
         try:
+            config = configure(study, trial)
             row, _ = measure(config, report if "searched" in trial.user_attrs else None)
+            if not math.isfinite(row["val"]):
+                raise runs.Diverged(f"val is {row['val']}")
         except StorageError:
             raise
         except optuna.TrialPruned:

@@ -109,25 +109,31 @@ def key(config):
 def load_parts(words, copies):
     """(stoi, parts): vocabulary and the three splits of a word list or of running text.
 
-    `words` is a file of words, or "text" for the topics of Python's own help in pieces of 256
-    characters, with '·' for '.'. `copies`: "kept"; "not in train" leaves out of train all that
-    also stands in val or test; "none" splits the list of distinct words.
+    `words` is a file of words, or "text" for the topics of Python's own help, each paragraph
+    once, in pieces of 256 characters, with '·' for '.'. `copies`: "kept"; "not in train" leaves
+    out of train all that also stands in val or test; "none" splits the list of distinct words.
     """
     if copies not in ("kept", "not in train", "none"):
         raise ValueError(f"copies is {copies!r}; expected 'kept', 'not in train' or 'none'")
     if words == "text":
-        from pydoc_data.topics import topics
-
-        documents = helpers.split_words([topics[name] for name in sorted(topics)])
-        parts = {split: [text[i : i + 256].replace(".", "·") for text in texts
-                         for i in range(0, len(text), 256)] for split, texts in documents.items()}
-        return helpers.build_vocab([piece for part in parts.values() for piece in part])[0], parts
+        if copies != "kept":
+            raise ValueError(f"copies is {copies!r}; running text has only 'kept'")
+        return _text_parts()
     everything = helpers.load_words(words)
     parts = helpers.split_words(list(dict.fromkeys(everything)) if copies == "none" else everything)
     if copies == "not in train":
         held_out = set(parts["val"]) | set(parts["test"])
         parts["train"] = [w for w in parts["train"] if w not in held_out]
     return helpers.build_vocab(everything)[0], parts
+
+
+def _text_parts():
+    from pydoc_data.topics import topics
+
+    paragraphs = "\n\n".join(topics[name] for name in sorted(topics)).split("\n\n")
+    text = "\n\n".join(dict.fromkeys(paragraphs)).replace(".", "·")   # topics share paragraphs
+    pieces = [text[i : i + 256] for i in range(0, len(text), 256)]
+    return helpers.build_vocab(pieces)[0], helpers.split_words(pieces)
 
 
 @functools.lru_cache(maxsize=8)
@@ -214,6 +220,7 @@ def make_schedule(kind, optimizer, max_steps):
 def make_optimizer(model, config):
     """AdamW that shrinks the matrices alone, as in notebook 08; the tree of 06 shrinks all."""
     embeddings = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+    embeddings += [model.place] if config["model"] == "transformer" else []
     decays = {name: config["model"] == "torch tree"
               or (p.ndim == 2 and all(p is not table for table in embeddings))
               for name, p in model.named_parameters()}
@@ -258,10 +265,7 @@ def _train_as_in_the_lecture(model, c, report):
 
 def _train_with_adamw(model, c, report):
     epoch = math.ceil(len(data(c, "train")[0]) / c["batch_size"])
-    steps = c["steps"] or c["epochs"] * epoch
-    if c["budget"] and not c["steps"]:
-        steps = steps_within(c["budget"], model, c)
-    steps = helpers.capped(steps, 16)
+    steps = helpers.capped(c["steps"] or c["epochs"] * epoch, 16)
     optimizer = make_optimizer(model, c)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, c["learning_rate"], total_steps=steps, pct_start=c["warmup"],
@@ -274,7 +278,7 @@ def _train_with_adamw(model, c, report):
 def _reporting(model, c, steps, report):
     if not report:
         return {}
-    every = max(1, steps // 10)
+    every = math.ceil(steps / 10)
     return {"every": every, "callback": lambda i: report(i // every, loss(model, c))}
 
 
@@ -349,9 +353,11 @@ def measure(config, report=None):
     the tenth, and at the end of the word. `test` is None unless the configuration asks for it.
     """
     config = complete(config)
-    model = build(config)
+    model, steps = build(config), {}
+    if config.get("budget") and not config["steps"]:
+        steps = {"steps": steps_within(config["budget"], model, config)}
     t0, c0 = time.perf_counter(), time.process_time()
-    lossi = train(model, config, report)
+    lossi = train(model, config | steps, report)
     seconds, cpu = time.perf_counter() - t0, time.process_time() - c0
     parts = load_parts(config["words"], config["copies"])[1]
     val = position_losses(model, config, "val")

@@ -474,13 +474,13 @@ def draw_evidence(tables, part, value):
     `tables` has a table for each part, its groups in the column "group".
     """
     rows = tables[part]
-    groups = list(dict.fromkeys(rows.group))[::-1]
+    groups = rows.groupby("group")[value].mean().sort_values().index
     fig, ax = plt.subplots(figsize=(9, 1.2 + 0.36 * len(groups)))
     for y, group in enumerate(groups):
         values = rows[value][rows.group == group]
         ax.plot(values, [y] * len(values), "o", color=helpers.COLORS[0], alpha=0.6)
         ax.plot([values.mean()] * 2, [y - 0.3, y + 0.3], color=helpers.COLORS[1], lw=3)
-    ax.set_yticks(range(len(groups)), groups)
+    ax.set_yticks(range(len(groups)), [str(group) for group in groups])
     unit = "seconds of the processor" if value == "cpu" else "nats per character"
     ax.set(xlabel=f"{value} ({unit})", title=f"{part}: {value}, a dot a seed, the line their mean")
     return _finished(fig)
