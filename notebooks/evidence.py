@@ -14,16 +14,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import optuna
 import pandas as pd
-from optuna.trial import TrialState
 
 import harness
 import helpers
 import runs
 
 FILE = helpers.ROOT / "data" / "evidence.csv"
-SEARCH = helpers.ROOT / "data" / "search.journal"
 
 
 def seeds(configs, n=5):
@@ -97,55 +94,7 @@ def choices():
         {"schedule": "cosine"})])
 
 
-FIELD = [
-    {"model": "flat"}, {"model": "torch tree"}, {"model": "wavenet"},
-    {"model": "gru", "n_hidden": 184}, {"model": "lstm", "n_hidden": 160},
-    {"model": "transformer", "n_hidden": 96, "learning_rate": 2e-3},
-]
-
-
-def equal_time():
-    """The field, 45 seconds of the processor each."""
-    return seeds([config | {"budget": 45.0} for config in FIELD])
-
-
-def tuning():
-    """The dropout of the rivals, 60 seconds of the processor each."""
-    rivals = [config for config in FIELD if config["model"] not in ("torch tree", "wavenet")]
-    return [config | {"budget": 60.0, "weight_decay": 0.1, "average": 0.99, "dropout": dropout}
-            for config in rivals for dropout in (0.2, 0.4)]
-
-
-STUDIES = {f.__name__: f for f in (claims, copies, context, text, levels, choices, equal_time,
-                                   tuning)}
-
-
-SPACE = {
-    "n_hidden": harness.choice(48, 64, 96, 128),
-    "dilations": harness.choice([1, 2, 4], [1, 2, 4, 8], [1, 2, 4, 8, 1, 2],
-                                [1, 2, 4, 8, 1, 2, 4, 8]),
-    "dropout": optuna.distributions.FloatDistribution(0.0, 0.4),
-    "embd_dropout": optuna.distributions.FloatDistribution(0.0, 0.2),
-    "weight_decay": optuna.distributions.FloatDistribution(0.001, 0.5, log=True),
-    "learning_rate": optuna.distributions.FloatDistribution(1e-3, 1e-2, log=True),
-    "batch_size": harness.choice(64, 128, 256),
-}
-
-
-def search(where, workers=2, n_trials=30, budget=90.0):
-    """Search for a WaveNet that is good after `budget` seconds; write the study to SEARCH."""
-    base = {"model": "wavenet", "budget": budget}
-    study = harness.open_study("search", where, space=SPACE, base=base, n_trials=n_trials)
-    harness.run_study(study, where, workers)
-    written = SEARCH.with_stem("new")
-    written.unlink(missing_ok=True)
-    copy = optuna.create_study(study_name="search", storage=harness.open_storage(written))
-    for t in study.get_trials():
-        if t.state != TrialState.FAIL or "error" in t.user_attrs:
-            t.user_attrs = {k: v for k, v in t.user_attrs.items() if k in ("row", "error")}
-            t.system_attrs = {}
-            copy.add_trial(t)
-    written.replace(SEARCH)
+STUDIES = {f.__name__: f for f in (claims, copies, context, text, levels, choices)}
 
 
 def record(name, where, workers=2):
@@ -266,12 +215,10 @@ def readme_lines():
 def main():
     """Measure the part that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", nargs="?", choices=[*STUDIES, "search"], help="the part to measure")
+    parser.add_argument("name", nargs="?", choices=STUDIES, help="the part to measure")
     parser.add_argument("--storage", default=str(helpers.OUTPUT / "evidence.db"))
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    if arguments.name == "search":
-        return search(arguments.storage, arguments.workers)
     if arguments.name is None:
         return print("\n".join(f"{name}: {part.__doc__}" for name, part in STUDIES.items()))
     record(arguments.name, arguments.storage, arguments.workers)

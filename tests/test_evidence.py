@@ -24,7 +24,7 @@ def test_every_configuration_is_recorded_once_and_nothing_else(part):
     assert sorted(recorded) == sorted(runs.key(config) for config in evidence.STUDIES[part]())
 
 
-@pytest.mark.parametrize("part", [part for part in PARTS if part != "tuning"])
+@pytest.mark.parametrize("part", PARTS)
 def test_five_paired_seeds_or_more(part):
     seeds = evidence.load(part).groupby("group").seed.apply(sorted)
     assert all(found == seeds.iloc[0] for found in seeds)

@@ -281,6 +281,35 @@ def first_leak(network, X, t):
     return different.nonzero()[0].item() if different.any() else t
 """, "sees nothing, character 7 of 12 changed: expected 12, got 7"),
     ],
+    "exercise-luck": [
+        ("""
+def luck(n, sd):
+    return np.random.default_rng(0).normal(0, sd, (10_000, n)).min(axis=1).mean()
+""", r"luck\(2, 2.0\) is -1.1.; the winner looks better"),
+        ("""
+def luck(n, sd):
+    return abs(np.random.default_rng(0).normal(0, sd, (10_000, n))).max(axis=1).mean()
+""", r"luck\(1, 2.0\) should be near 0.00, got 1."),
+        ("""
+def luck(n, sd):
+    return 0.0 if n == 1 else sd / n ** 0.5
+""", r"luck\(2, 2.0\) should be near 1.13, got 1.41"),
+    ],
+    "exercise-first": [
+        ("""
+def without_first(losses):
+    return losses[:, 1:].nanmean(1).mean()
+""", r"expected \(1 \+ 2 \+ 3 \+ 4\) / 4 = 2.5, got 2.0000"),
+        ("""
+def without_first(losses):
+    return losses[:, 1:].mean()
+""", "= 2.5, got nan"),
+        ("""
+def without_first(losses):
+    losses[:, 0] = np.nan
+    return losses.nanmean()
+""", "changed for the caller"),
+    ],
 }
 
 

@@ -1039,9 +1039,10 @@ def test_a_disk_that_fills_up_while_a_search_reports(tmp_path):
 
 
 def test_a_password_is_not_shown():
-    with pytest.raises(harness.StorageError, match=r"postgresql://me:\*\*\*@host/db") as caught:
-        with harness.storage_errors("postgresql://me:secret@host/db"):
-            raise OSError("gone")
+    shown = r"postgresql://me:\*\*\*@host/db"
+    with (pytest.raises(harness.StorageError, match=shown) as caught,
+          harness.storage_errors("postgresql://me:secret@host/db")):
+        raise OSError("gone")
     assert "secret" not in str(caught.value)
 
 

@@ -2,6 +2,7 @@
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ import widgets
 
 STOI = {ch: i for i, ch in enumerate(".abcdefghijklmnopqrstuvwxyz")}
 ITOS = {i: ch for ch, i in STOI.items()}
+ROWS = pd.DataFrame({"group": ["a", "a", "b"], "val": [2.0, 2.1, 2.2], "train": [1.5, 1.6, 1.8]})
 WAVENET = helpers.WaveNet(27, 6, 10, [1, 2, 4], dropout=0.5)
 
 
@@ -48,11 +50,14 @@ def panels(model):
         "generator": (widgets.generator_panel(WAVENET, ITOS, "ma"),
                       {"temperature": 0.5, "first letters": "em", "seed": 3}),
         "surprise": (widgets.surprise_panel(WAVENET, STOI, "isabella"), {"name": "emma"}),
+        "evidence": (widgets.evidence_panel({"one": ROWS, "two": ROWS.assign(val=ROWS.val + 1)}),
+                     {"part": "two", "figure": "train"}),
     }
 
 
 @pytest.mark.parametrize("name", ["windows", "loss", "shapes", "tree", "strays", "names",
-                                  "activations", "dilation", "race", "generator", "surprise"])
+                                  "activations", "dilation", "race", "generator", "surprise",
+                                  "evidence"])
 def test_every_control_changes_what_is_shown(name, model):
     panel, changes = panels(model)[name]
     controls, shown = parts(panel)
