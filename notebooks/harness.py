@@ -148,7 +148,9 @@ def is_stale(trial):
                 return True
         except psutil.Error:
             return True
-    return time.time() - trial.user_attrs.get("alive", trial.datetime_start.timestamp()) > GRACE
+    # A worker says who it is as soon as it has a trial; one that did not was killed in between.
+    silent = time.time() - trial.user_attrs.get("alive", trial.datetime_start.timestamp())
+    return silent > (GRACE if worker else BEAT)
 
 
 def reclaim(study):
