@@ -14,13 +14,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import optuna
 import pandas as pd
+from optuna.distributions import FloatDistribution
 
 import harness
 import helpers
 import runs
 
 FILE = helpers.ROOT / "data" / "evidence.csv"
+SEARCHES = helpers.ROOT / "data" / "searches.journal"
 
 
 def seeds(configs, n=5):
@@ -94,7 +97,63 @@ def choices():
         {"schedule": "cosine"})])
 
 
-STUDIES = {f.__name__: f for f in (claims, copies, context, text, levels, choices)}
+# The field: a search for each family, all with as many trials of as many seconds.
+TRIALS, BUDGET = 16, 45.0
+SPACE = {"dropout": FloatDistribution(0.0, 0.4),
+         "weight_decay": FloatDistribution(1e-3, 0.5, log=True),
+         "learning_rate": FloatDistribution(3e-4, 1e-2, log=True),
+         "batch_size": harness.choice(64, 128, 256)}
+SPACES = {
+    "flat": {"n_embd": harness.choice(16, 24, 48), "n_hidden": harness.choice(384, 768, 1536)},
+    "torch tree": {"n_embd": harness.choice(16, 24, 48), "n_hidden": harness.choice(96, 128, 192),
+                   "dropout": harness.choice(0.0, 0.05, 0.1)},        # BatchNorm bears little of it
+    "wavenet": {"n_hidden": harness.choice(48, 64, 96, 128), "n_skip": harness.choice(96, 192),
+                "dilations": harness.choice([1, 2, 4], [1, 2, 4, 8], [1, 2, 4, 8, 1, 2],
+                                            [1, 2, 4, 8, 1, 2, 4, 8])},
+    "gru": {"n_hidden": harness.choice(96, 128, 192, 256), "n_layers": harness.choice(1, 2)},
+    "lstm": {"n_hidden": harness.choice(96, 128, 192, 256), "n_layers": harness.choice(1, 2)},
+    "transformer": {"n_hidden": harness.choice(48, 64, 96), "n_layers": harness.choice(2, 3, 4)},
+}
+
+
+def search(family, where, workers=2):
+    """Search for the settings of a family that are best after BUDGET seconds; add to SEARCHES."""
+    base = {"model": family, "budget": BUDGET, "average": 0.99}
+    study = harness.open_study(family, where, space=SPACE | SPACES[family], base=base,
+                               n_trials=TRIALS)
+    harness.run_study(study, where, workers)
+    harness.copy_studies([study], SEARCHES)
+
+
+def searched(family, file=SEARCHES):
+    """The kept search of a family, an Optuna study. Raises ValueError where there is none."""
+    if not file.is_file():
+        raise ValueError(f"{file.name} is not there; make it with: evidence.py searches")
+    storage = harness.open_storage(file)
+    return optuna.load_study(study_name=family, storage=storage)
+
+
+def winner(family):
+    """The best configuration of a family's search, its numbers rounded to two digits."""
+    config = json.loads(searched(family).best_trial.user_attrs["row"]["config"])
+    rounded = {k: float(f"{v:.2g}") for k, v in config.items() if isinstance(v, float)}
+    return {k: v for k, v in (config | rounded).items() if k != "budget"}
+
+
+def field():
+    """The models of the field by their labels: the lecture's, and the winner of each search."""
+    return {"lecture's tree": {"model": "tree"},
+            "wavenet of 08": {"model": "wavenet", "dropout": 0.15, "embd_dropout": 0.1,
+                              "learning_rate": 3e-3, "weight_decay": 0.1, "average": 0.99},
+            **{family: winner(family) for family in SPACES}}
+
+
+def equal_time():
+    """The field, BUDGET seconds of the processor each."""
+    return seeds([config | {"budget": BUDGET} for config in field().values()])
+
+
+STUDIES = {f.__name__: f for f in (claims, copies, context, text, levels, choices, equal_time)}
 
 
 def record(name, where, workers=2):
@@ -165,6 +224,11 @@ def group_of(part, row):
         other = [f"{name} {row[name]}" for name, value in LECTURE_TREE.items()
                  if row[name] != value]
         return other[0] if other else "the lecture's"
+    own = ("seed", "budget", "dropout", "test")
+    config = {k: v for k, v in json.loads(row["config"]).items() if k not in own}
+    for label, settings in field().items():
+        if config == {k: v for k, v in settings.items() if k not in own}:
+            return label
     return row["model"]
 
 
@@ -215,12 +279,17 @@ def readme_lines():
 def main():
     """Measure the part that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", nargs="?", choices=STUDIES, help="the part to measure")
+    parser.add_argument("name", nargs="?", choices=[*STUDIES, "searches"],
+                        help="the part to measure")
     parser.add_argument("--storage", default=str(helpers.OUTPUT / "evidence.db"))
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     if arguments.name is None:
         return print("\n".join(f"{name}: {part.__doc__}" for name, part in STUDIES.items()))
+    if arguments.name == "searches":
+        for family in SPACES:
+            search(family, arguments.storage, arguments.workers)
+        return None
     record(arguments.name, arguments.storage, arguments.workers)
 
 

@@ -218,7 +218,7 @@ def next_trial(study):
                 return trial
             else:                                    # another worker took the last one
                 fail(study, trial.number)
-        elif not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        elif is_orphan() or not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             return None
         else:
             time.sleep(0.5)
@@ -262,14 +262,20 @@ def work(study, where, measure=runs.measure):
     """Run waiting trials of the study, one after the other, until none is left.
 
     A trial that fails is recorded with its error, and the next one begins. One that is stopped by
-    hand is queued anew, and KeyboardInterrupt raised.
+    hand is queued anew, and KeyboardInterrupt raised. A worker that run_study started ends after
+    its trial when the process that started it is gone.
     """
-    while True:
+    while not is_orphan():
         with storage_errors(where):
             trial = next_trial(study)
         if trial is None:
             return
         run_trial(study, where, trial, measure)
+
+
+def is_orphan():
+    """Whether this process is a worker of run_study whose parent was killed."""
+    return os.environ.get("STUDY_PARENT", str(os.getppid())) != str(os.getppid())
 
 
 def run_trial(study, where, trial, measure):
@@ -313,7 +319,7 @@ def start_worker(name, where, log=None):
     """A process that works on a study until no trial is left; what it says goes to `log`."""
     command = [sys.executable, str(Path(__file__).resolve()), name, str(where)]
     return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {
-        "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"})
+        "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "STUDY_PARENT": str(os.getpid())})
 
 
 def run_study(study, where, workers=2):
@@ -357,6 +363,33 @@ def end_workers(processes):
         except subprocess.TimeoutExpired:
             p.kill()
             p.wait()
+
+
+def copy_studies(studies, file):
+    """Keep the searches of `studies` in a journal, each in place of an earlier one of its name.
+
+    Their parameters, values and rows, without what belongs to the machines that ran them. Trials
+    that were interrupted are left out. The file is written whole or not at all.
+    """
+    file, kept = Path(file), {s.study_name: s for s in studies}
+    if file.is_file():
+        old = open_storage(file)
+        for name in optuna.get_all_study_names(old):
+            kept.setdefault(name, optuna.load_study(study_name=name, storage=old))
+    written = file.with_suffix(f".{os.getpid()}.journal")
+    try:
+        storage = open_storage(written)
+        for name in sorted(kept):
+            copy = optuna.create_study(study_name=name, storage=storage)
+            for t in kept[name].get_trials():
+                told = {k: t.user_attrs[k] for k in ("row", "error") if k in t.user_attrs}
+                if t.state in (TrialState.COMPLETE, TrialState.PRUNED) or "error" in told:
+                    t.user_attrs = told
+                    t.system_attrs = {}
+                    copy.add_trial(t)
+        written.replace(file)
+    finally:
+        written.unlink(missing_ok=True)
 
 
 # ----------------------------------------------------------------------------------- tables

@@ -25,7 +25,8 @@ import rivals
 NAMES = "data/names.txt"
 COMMON = {"seed": 42, "words": NAMES, "copies": "kept", "test": False}
 LECTURE = COMMON | {
-    "block_size": 8, "n_embd": 24, "n_hidden": 128, "max_steps": 200_000, "batch_size": 32,
+    "block_size": 8, "n_embd": 24, "n_hidden": 128, "max_steps": 200_000, "budget": None,
+    "batch_size": 32,
     "learning_rate": 0.1, "schedule": "step", "norm": "fixed", "momentum": 0.1,
     "activation": "tanh",
 }
@@ -290,17 +291,23 @@ def batches(config):
     return helpers.name_batches(X, Y, config["batch_size"], config["model"] == "wavenet")
 
 
-def steps_within(budget, model, config, probe=20):
+def steps_within(budget, config):
     """How many steps the processor does in `budget` seconds, by a probe that is thrown away."""
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer, some = make_optimizer(model, config), batches(config)
-    times = []
-    for _ in range(2):                                # the first pays for what is done once
-        t0 = time.process_time()
-        helpers.fit(model, some, optimizer, helpers.capped(probe, 2))
-        times.append(time.process_time() - t0)
-    model.load_state_dict(weights)
-    return max(1, int(budget / times[1] * helpers.capped(probe, 2)))
+    train(build(config), with_steps(config, 2))        # pays for what is done once
+    steps = 8
+    while True:
+        model, t0 = build(config), time.process_time()
+        done = len(train(model, with_steps(config, steps)))
+        t = time.process_time() - t0
+        if done < steps or t > budget / 20:
+            return max(1, int(budget / t * done))
+        steps = math.ceil(steps * min(8, max(2, budget / 15 / t)))
+
+
+def with_steps(config, steps):
+    """The configuration with a number of steps in the place of a budget."""
+    return config | {"max_steps" if "max_steps" in complete(config) else "steps": steps,
+                     "budget": None}
 
 
 @torch.no_grad()
@@ -353,11 +360,12 @@ def measure(config, report=None):
     the tenth, and at the end of the word. `test` is None unless the configuration asks for it.
     """
     config = complete(config)
-    model, steps = build(config), {}
-    if config.get("budget") and not config["steps"]:
-        steps = {"steps": steps_within(config["budget"], model, config)}
+    timed = config
+    if config.get("budget") and not config.get("steps"):
+        timed = with_steps(config, steps_within(config["budget"], config))
+    model = build(config)
     t0, c0 = time.perf_counter(), time.process_time()
-    lossi = train(model, config | steps, report)
+    lossi = train(model, timed, report)
     seconds, cpu = time.perf_counter() - t0, time.process_time() - c0
     parts = load_parts(config["words"], config["copies"])[1]
     val = position_losses(model, config, "val")

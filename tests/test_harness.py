@@ -325,15 +325,31 @@ def test_report_is_called_after_every_tenth(model, settings, words):
     assert figures(runs.measure(config)[0]) == figures(row)  # to look changes nothing
 
 
-def test_steps_repeat_what_a_budget_did(words, monkeypatch):
+@pytest.mark.parametrize(("model", "steps"), [("torch tree", "steps"), ("tree", "max_steps")])
+def test_steps_repeat_what_a_budget_did(model, steps, words, monkeypatch):
     monkeypatch.setattr(helpers, "QUICK", False)             # else the cap decides, not the budget
-    settings = {"model": "torch tree", "words": words, "n_embd": 4, "n_hidden": 8}
+    settings = {"model": model, "words": words, "n_embd": 4, "n_hidden": 8}
     row, model = runs.measure(settings | {"budget": 0.05})
     assert row["steps"] > 1
-    again, other = runs.measure(settings | {"steps": row["steps"]})
+    again, other = runs.measure(settings | {steps: row["steps"]})
     assert figures(again) | {"config": ""} == figures(row) | {"config": ""}
-    for name, value in model.state_dict().items():           # the probe leaves no trace in them
-        assert torch.equal(value, other.state_dict()[name])
+    for one, same in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, same)                        # the probe leaves no trace in them
+
+
+def test_the_probe_of_a_budget_is_long_enough(words, monkeypatch):
+    config, clock, probes = small("flat", words, steps=None, budget=9.0), [0.0], []
+
+    def train(model, config):                                # a first step of 5 s, then 0.01 each
+        probes.append(config["steps"])
+        clock[0] += 0.01 * config["steps"] + 5 * (len(probes) == 1)
+        return [0.0] * config["steps"]
+
+    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(runs.time, "process_time", lambda: clock[0])
+    assert runs.steps_within(9.0, config) == pytest.approx(900, abs=1)
+    assert probes[-1] * 0.01 > 9.0 / 20
+    assert sum(probes) * 0.01 < 9.0 / 5
 
 
 def test_a_training_that_diverges_or_is_stopped(words):
@@ -1132,6 +1148,21 @@ def test_a_parent_that_is_stopped_ends_its_workers(journal, monkeypatch, capsys)
     assert [t.state for t in study.trials] == [WAITING] * 2
 
 
+def test_a_worker_ends_after_its_trial_when_its_parent_is_gone(journal, monkeypatch):
+    def orphaned(config, report=None):
+        monkeypatch.setenv("STUDY_PARENT", "1" if os.getppid() != 1 else "2")
+        return {"val": 1.0}, None
+
+    study = harness.open_study("s", journal, seeded(1, 2))
+    harness.work(study, journal, orphaned)
+    assert [t.state for t in study.trials] == [COMPLETE, WAITING]
+    harness.work(study, journal, orphaned)                   # and takes no other one
+    assert [t.state for t in study.trials] == [COMPLETE, WAITING]
+    monkeypatch.setenv("STUDY_PARENT", str(os.getppid()))
+    harness.work(study, journal, Measure())
+    assert [t.state for t in study.trials] == [COMPLETE, COMPLETE]
+
+
 def test_a_worker_that_does_not_listen_is_ended():
     class Deaf:
         calls = ()
@@ -1258,6 +1289,37 @@ def test_a_search_draws_the_same_again_for_a_trial_that_was_stopped(tmp_path):
     assert len(configs) == 4
     assert configs[1] == configs[3] != configs[2]
     assert [t.state for t in study.trials] == [COMPLETE, FAIL, COMPLETE, COMPLETE]
+
+
+def test_kept_searches_have_what_was_found_and_no_machine(tmp_path, monkeypatch):
+    study, folder = search(tmp_path / "study.journal"), tmp_path / "kept"
+    file = folder / "kept.journal"
+    mark(study, study.ask(), pid=1)                          # one that runs is left out
+    harness.copy_studies([study], file)
+    kept = optuna.load_study(study_name="s", storage=harness.open_storage(file))
+    ended = [t for t in study.trials if t.state.is_finished()]
+    assert len(kept.trials) == len(ended) == len(study.trials) - 1
+    for t, was in zip(kept.trials, ended, strict=True):
+        assert (t.state, t.value, t.params, t.intermediate_values) == (
+            was.state, was.value, was.params, was.intermediate_values)
+        assert t.user_attrs.get("row") == was.user_attrs.get("row")
+    assert kept.best_value == study.best_value
+    assert socket.gethostname() not in file.read_text()
+    assert list(folder.iterdir()) == [file]
+    # Another study comes beside it, and the same one takes its own place.
+    other = optuna.create_study(study_name="other")
+    other.add_trial(optuna.trial.create_trial(value=1.0))
+    for _ in range(2):
+        harness.copy_studies([other], file)
+    storage = harness.open_storage(file)
+    assert optuna.get_all_study_names(storage) == ["other", "s"]
+    assert len(optuna.load_study(study_name="other", storage=storage).trials) == 1
+    before = file.read_bytes()
+    monkeypatch.setattr(optuna.Study, "add_trial", None)
+    with pytest.raises(TypeError):
+        harness.copy_studies([other], file)
+    assert file.read_bytes() == before
+    assert list(folder.iterdir()) == [file]
 
 
 # ------------------------------------------------------------------------------------ tables
