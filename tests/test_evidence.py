@@ -11,6 +11,7 @@ import runs
 from course import ROOT
 
 PARTS = list(evidence.STUDIES)
+PAIRED = [part for part in PARTS if part not in ("longer", "best")]
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_every_configuration_is_recorded_once_and_nothing_else(part):
     assert sorted(recorded) == sorted(runs.key(config) for config in evidence.STUDIES[part]())
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", PAIRED)
 def test_five_paired_seeds_or_more(part):
     seeds = evidence.load(part).groupby("group").seed.apply(sorted)
     assert all(found == seeds.iloc[0] for found in seeds)
@@ -35,16 +36,57 @@ def test_five_paired_seeds_or_more(part):
 def test_rows_are_those_of_whole_trainings(part):
     for row in evidence.load(part).to_dict("records"):
         config = runs.complete(json.loads(row["config"]))
-        if "max_steps" in config:
+        if config["budget"] is not None:
+            assert 0.7 < row["cpu"] / config["budget"] < 1.4
+        elif "max_steps" in config:
             assert row["steps"] == config["max_steps"]
-        elif config["budget"] is None:
+        else:
             words = len(runs.data(config, "train")[0])
             assert row["steps"] == config["epochs"] * math.ceil(words / config["batch_size"])
-        else:
-            assert 0.7 < row["cpu"] / config["budget"] < 1.4
         assert row["parameters"] == sum(p.nelement() for p in runs.build(config).parameters())
         assert 1.2 < row["train"] < row["val"] < 2.6
         assert "torch 2." in row["versions"]
+
+
+@pytest.mark.parametrize("family", evidence.SPACES)
+def test_every_family_was_searched_alike(family):
+    trials = evidence.searched(family).trials
+    assert len(trials) == evidence.TRIALS
+    assert {t.state.name for t in trials} <= {"COMPLETE", "PRUNED"}
+    space = evidence.SPACE | evidence.SPACES[family]
+    for t in trials:
+        assert set(t.params) == set(space)
+        assert all(d._contains(d.to_internal_repr(t.params[k])) for k, d in space.items())
+        assert len(t.intermediate_values) == 10 or t.state.name == "PRUNED"
+    complete = [t for t in trials if t.state.name == "COMPLETE"]
+    best = runs.complete(evidence.winner(family))
+    lowest = min(complete, key=lambda t: t.user_attrs["row"]["val"]).user_attrs["row"]
+    assert {k: v for k, v in best.items() if k not in evidence.SPACE and k != "budget"} == {
+        k: v for k, v in runs.complete(json.loads(lowest["config"])).items()
+        if k not in evidence.SPACE and k != "budget"}
+    for name in ("dropout", "weight_decay", "learning_rate"):
+        assert best[name] == pytest.approx(json.loads(lowest["config"])[name], rel=0.06)
+
+
+def test_seeds_of_the_final_runs_are_not_those_of_the_searches():
+    searched = {t.user_attrs["row"]["seed"] for family in evidence.SPACES
+                for t in evidence.searched(family).trials if "row" in t.user_attrs}
+    for part in ("equal_time", "best"):
+        assert not searched & set(evidence.rows_of(part).seed)
+
+
+def test_only_the_last_runs_opened_test():
+    for part in PARTS:
+        assert evidence.rows_of(part).test.notna().all() == (part == "best")
+    chosen = evidence.load("longer").groupby("model").val.idxmin()
+    best = evidence.load("best")
+    assert sorted(best.model[best.model != "tree"]) == sorted(chosen.index)
+
+
+def test_readme_has_the_field():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for line in evidence.field_lines():
+        assert line in readme
 
 
 def test_readme_has_the_verdicts():
