@@ -744,6 +744,43 @@ def test_an_nn_module_trains_as_with_the_optimizer_of_torch(data):
     assert not any(m.training for m in model.modules())
 
 
+def test_the_fast_recipe_is_adamw_on_one_cycle(data):
+    X, Y = data[0][:101], data[1][:101]                      # 6 batches of 16, and 5 more
+    ours, bare, seen = small_tree(), small_tree(), []
+    torch.manual_seed(4)
+    got = helpers.train(ours, X, Y, max_steps=20, batch_size=16, learning_rate=0.01, recipe="fast",
+                        every=9, callback=seen.append)
+    optimizer = torch.optim.AdamW(bare.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=20)
+    expected = []
+    torch.manual_seed(4)
+    while len(expected) < 20:
+        for ix in torch.randperm(101).split(16)[: 20 - len(expected)]:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(bare(X[ix]), Y[ix])
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            expected.append(loss.item())
+    assert got == pytest.approx(expected, abs=1e-4)
+    assert got[-1] < got[0] - 0.2
+    assert seen == [9, 18]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_the_fast_recipe_leaves_out_a_batch_of_one_row(steps, data):
+    X, Y = data[0][:33], data[1][:33]                        # two batches of 16, and one row
+    losses = helpers.train(small_tree(), X, Y, max_steps=steps, batch_size=16, recipe="fast",
+                           learning_rate=0.01)
+    assert len(losses) == steps
+    assert np.isfinite(losses).all()
+
+
+def test_an_unknown_recipe_is_named(data):
+    with pytest.raises(ValueError, match="recipe is 'quick'; expected 'lecture' or 'fast'"):
+        helpers.train(small_tree(), *data, max_steps=1, recipe="quick")
+
+
 def test_frozen_parameters_stay_as_they_are(data):
     model = torch_model()
     model[0].weight.requires_grad_(False)
