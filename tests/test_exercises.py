@@ -310,6 +310,54 @@ def without_first(losses):
     return losses.nanmean()
 """, "changed for the caller"),
     ],
+    "exercise-flops": [
+        ("""
+def conv_flops(N, L, C_in, C_out, kernel_size):
+    return 2 * N * L * kernel_size * C_in * C_out
+""", "the counter says 12, got 4; that is 3 times as many"),
+        ("""
+def conv_flops(N, L, C_in, C_out, kernel_size):
+    return 3 * N * L * kernel_size * C_in * C_out
+""", "the counter says 12, got 6; that is 2 times as many"),
+        ("""
+def conv_flops(N, L, C_in, C_out, kernel_size):
+    return 3 * 2 * N * L * 2 * C_in * C_out
+""", "kernel 3: .* that is 1.5 times as many"),
+    ],
+    "exercise-batched": [
+        ("""
+def draw_names(probs, n):
+    names = []
+    for _ in range(n):
+        name, ids = [], torch.zeros(1, dtype=torch.int64)
+        while (ids := torch.multinomial(probs(ids), 1)[:, 0]).item():
+            name.append(ids.item())
+        names.append(name)
+    return names
+""", r"probs was called \d+ times"),
+        ("""
+def draw_names(probs, n):
+    names, ids = [[] for _ in range(n)], torch.zeros(n, dtype=torch.int64)
+    while len(ids):
+        ids = torch.multinomial(probs(ids), 1)[:, 0]
+        ids = ids[ids != 0]
+        for name, i in zip(names, ids.tolist()):
+            name.append(i)
+    return names
+""", r"can only give \[1\] and \[2, 3\], got"),
+        ("""
+def draw_names(probs, n):
+    names, ids = [[] for _ in range(n)], torch.zeros(n, dtype=torch.int64)
+    done = torch.zeros(n, dtype=torch.bool)
+    while not done.all():
+        ids = torch.multinomial(probs(ids), 1)[:, 0]
+        done |= ids == 0
+        for name, i, over in zip(names, ids.tolist(), done.tolist()):
+            if not over:
+                name.append(i)
+    return names
+""", "leave out those that are finished"),
+    ],
 }
 
 
