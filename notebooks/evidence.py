@@ -180,11 +180,11 @@ def longer():
 
 
 def best():
-    """The better form of each family, 300 seconds, with a new seed; two trees of the lecture."""
+    """The better form of each family, 240 seconds, with a new seed; two trees of the lecture."""
     rows = load("longer")
     chosen = [json.loads(rows.config[i]) for i in rows.groupby("model").val.idxmin()]
     small = {"model": "tree", "n_embd": 10, "n_hidden": 68}
-    configs = [config | {"budget": 300.0} for config in chosen] + [{"model": "tree"}, small]
+    configs = [config | {"budget": 240.0} for config in chosen] + [{"model": "tree"}, small]
     return [config | {"seed": 1, "test": True} for config in configs]
 
 
