@@ -773,7 +773,7 @@ def split_loss(model, X, Y, chunk=4096):
     _positive_int("chunk", chunk)
     check_model(model, X, Y)
     total = 0.0
-    with mode(model, False), torch.no_grad():
+    with mode(model, False), torch.inference_mode():
         for x, y in zip(X.split(chunk), Y.split(chunk), strict=True):
             total += F.cross_entropy(model(x), y, reduction="sum").item()
     return total / len(X)
@@ -787,7 +787,7 @@ def name_loss(model, X, Y, chunk=1024, packed=True):
     """
     _positive_int("chunk", chunk)
     total = 0.0
-    with mode(model, False), torch.no_grad():
+    with mode(model, False), torch.inference_mode():
         for x, y in zip(X.split(chunk), Y.split(chunk), strict=True):
             x, y = _without_padding(x, y, packed)
             total += position_loss(model(x), y).item()
@@ -917,7 +917,7 @@ def sample(model, block_size, itos, n=10, *, temperature=1.0, prefix="", seed=No
     words, alive = [prefix] * n, torch.arange(n)
     context = torch.tensor([start] * n)
     check_model(model, context[:1], torch.tensor([len(itos) - 1]))
-    with mode(model, False), torch.no_grad():
+    with mode(model, False), torch.inference_mode():
         for _ in range(max_length - len(prefix)):
             logits = torch.cat([model(part) for part in context.split(4096)]) / temperature
             ix = draw_next(logits, generator)
@@ -939,7 +939,7 @@ def generate(model, itos, n=10, *, temperature=1.0, prefix="", seed=None, max_le
     stoi, generator = start_sampling(n, itos, temperature, prefix, seed, max_length)
     words, alive = [prefix] * n, torch.arange(n)
     ids, rings = torch.zeros(n, dtype=torch.int64), ring_buffers(model, n)
-    with mode(model, False), torch.no_grad():
+    with mode(model, False), torch.inference_mode():
         for t in range(max_length):
             logits = model(ids, rings) / temperature                           # (N, vocab_size)
             if t < len(prefix):
