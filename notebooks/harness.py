@@ -283,7 +283,7 @@ def run_trial(study, where, trial, measure):
     def report(tenth, val):
         with storage_errors(where):
             trial.report(val, tenth)
-            if trial.should_prune():
+            if tenth < 10 and trial.should_prune():      # what is done anyway is kept
                 raise optuna.TrialPruned
 
     with storage_errors(where), sign_of_life(trial):

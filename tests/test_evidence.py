@@ -57,15 +57,15 @@ def test_every_family_was_searched_alike(family):
     for t in trials:
         assert set(t.params) == set(space)
         assert all(d._contains(d.to_internal_repr(t.params[k])) for k, d in space.items())
-        assert len(t.intermediate_values) == 10 or t.state.name == "PRUNED"
+        assert len(t.intermediate_values) in (9, 10) or t.state.name == "PRUNED"
     complete = [t for t in trials if t.state.name == "COMPLETE"]
-    best = runs.complete(evidence.winner(family))
     lowest = min(complete, key=lambda t: t.user_attrs["row"]["val"]).user_attrs["row"]
-    assert {k: v for k, v in best.items() if k not in evidence.SPACE and k != "budget"} == {
-        k: v for k, v in runs.complete(json.loads(lowest["config"])).items()
-        if k not in evidence.SPACE and k != "budget"}
-    for name in ("dropout", "weight_decay", "learning_rate"):
-        assert best[name] == pytest.approx(json.loads(lowest["config"])[name], rel=0.06)
+    best = runs.complete(evidence.winner(family))
+    for name, value in runs.complete(json.loads(lowest["config"])).items():
+        if isinstance(value, float) and name != "budget":
+            assert best[name] == pytest.approx(value, rel=0.06)
+        else:
+            assert best[name] == value or name == "budget"
 
 
 def test_seeds_of_the_final_runs_are_not_those_of_the_searches():

@@ -1258,6 +1258,19 @@ def test_bad_trials_of_a_search_are_pruned(searched):
     assert table.error.isna().all()
 
 
+def test_a_trial_that_has_come_to_its_end_is_not_pruned(tmp_path):
+    vals = iter([*range(6), 100.0, 101.0])
+
+    def measure(config, report):
+        val = next(vals)
+        for tenth in (10,) if val == 100.0 else range(1, 11):
+            report(tenth, val)
+        return {"val": val, "config": runs.key(config)}, None
+
+    study = search(tmp_path / "study.journal", n_trials=8, measure=measure)
+    assert [t.state for t in study.trials] == [COMPLETE] * 7 + [PRUNED]
+
+
 def test_a_search_that_is_resumed_adds_what_is_missing(searched):
     where, study, measure = searched
     search(where, measure=measure)
