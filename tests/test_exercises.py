@@ -371,8 +371,10 @@ OTHER_SCRIPTS = ["Анна", "мария", "Пётр", "Zoë", "João", "Émile"
 
 
 SETTINGS = {
-    "other sizes": lambda _: {"block_size": 16, "long_block_size": 16, "n_embd": 8, "n_hidden": 48,
-                              "batch_size": 64, "seed": 7, "max_steps": 700, "pair_seeds": 2},
+    "other sizes": lambda folder: {
+        "names_file": words_file(folder, helpers.load_words()[::4]), "block_size": 16,
+        "long_block_size": 16, "n_embd": 8, "n_hidden": 48, "batch_size": 64, "seed": 7,
+        "max_steps": 700, "pair_seeds": 2},
     "other order": lambda folder: {
         "names_file": words_file(folder, helpers.load_words()[::-1]), "pair_seeds": 1},
     "other scripts": lambda folder: {
