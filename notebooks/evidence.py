@@ -153,6 +153,11 @@ def equal_time():
     return seeds([config | {"budget": BUDGET} for config in field().values()])
 
 
+def carried():
+    """The WaveNet of the search and that of notebook 08, for as long as 08's short run takes."""
+    return seeds([field()[label] | {"budget": 77.0} for label in ("wavenet", "wavenet of 08")], 3)
+
+
 # Two forms of each family for a long training: more dropout, other sizes, the rest its winner's;
 # of the tree the recipe of notebook 06, which its search did not find.
 TREE_06 = {"n_embd": 24, "dropout": 0.0, "learning_rate": 5e-3, "weight_decay": 0.01,
@@ -189,7 +194,7 @@ def best():
 
 
 STUDIES = {f.__name__: f for f in (claims, copies, context, text, levels, choices, equal_time,
-                                   longer, best)}
+                                   carried, longer, best)}
 
 
 def record(name, where, workers=2):
@@ -260,7 +265,7 @@ def group_of(part, row):
         other = [f"{name} {row[name]}" for name, value in LECTURE_TREE.items()
                  if row[name] != value]
         return other[0] if other else "the lecture's"
-    if part == "equal_time":
+    if part in ("equal_time", "carried"):
         config = {k: v for k, v in json.loads(row["config"]).items() if k not in ("seed", "budget")}
         return next(label for label, other in field().items() if other == config)
     if row["model"] == "tree":
@@ -289,6 +294,13 @@ CLAIMS = [
     ("choices", "tanh to relu", "the lecture's", "activation relu", "val", None),
     ("choices", "BatchNorm momentum 0.1 to 0.001", "the lecture's", "momentum 0.001", "val", None),
     ("choices", "rate / 10 to linear decay", "the lecture's", "schedule linear", "val", None),
+    ("equal_time", "45 s: lecture's recipe to 06's", "lecture's tree", "tree of 06", "val", None),
+    ("equal_time", "45 s: WaveNet to flat network", "wavenet", "flat", "val", None),
+    ("equal_time", "45 s: WaveNet to GRU", "wavenet", "gru", "val", None),
+    ("equal_time", "45 s: WaveNet to LSTM", "wavenet", "lstm", "val", None),
+    ("equal_time", "45 s: WaveNet to Transformer", "wavenet", "transformer", "val", None),
+    ("equal_time", "45 s: WaveNet of 08 to the search's", "wavenet of 08", "wavenet", "val", None),
+    ("carried", "77 s: WaveNet of 08 to the search's", "wavenet of 08", "wavenet", "val", None),
 ]
 
 
