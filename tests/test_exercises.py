@@ -357,6 +357,22 @@ def draw_names(probs, n):
                 name.append(i)
     return names
 """, "leave out those that are finished"),
+        ("""
+def draw_names(probs, n):
+    return [[] for _ in range(n)]
+""", r"can only give \[1\] and \[2, 3\], got \[\]"),
+        ("""
+def draw_names(probs, n):
+    return [[1], [2, 3]] * (n // 2)
+""", r"probs got \[\] names"),
+        ("""
+def draw_names(probs, n):
+    names, ids = [[] for _ in range(n)], torch.zeros(n, dtype=torch.int64)
+    while True:
+        ids = torch.multinomial(probs(ids), 1)[:, 0]
+        for name, i in zip(names, ids.tolist()):
+            name.append(i)
+""", "2,000 times, and no end"),
     ],
 }
 
