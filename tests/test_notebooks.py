@@ -148,6 +148,20 @@ def test_readme_has_the_results_beyond_the_lecture():
         assert " / ".join(f"{float(loss):.3f}" for loss in losses) in row, label
 
 
+def test_readme_has_the_ratios_of_the_notebook_on_speed():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.split("## Speed")[1].split("## ")[0]
+    rows = [line.split("|")[2:5] for line in table.splitlines() if re.search(r"\| \d", line)]
+    path, = (path for path in PATHS if path.name.startswith("10"))
+    text = "\n".join(output_text(c) for c in code_cells(read(path)))
+    assert len(rows) >= 4
+    for lecture, ours, ratio in rows:
+        before, after = (float(re.search(r"[\d.]+", cell)[0]) for cell in (lecture, ours))
+        for cell in (lecture, ours):
+            assert re.search(rf"\b{re.escape(re.search(r'[0-9.]+', cell)[0])}\b", text), cell
+        assert float(ratio) == pytest.approx(max(before / after, after / before), rel=0.02)
+
+
 def test_readme_and_first_notebook_show_the_same_map():
     def rows(text):
         row = r"^\| \[?(\d\d [^|\]]+).*\| (.*) \| (.*) min \| (.*) min \|$"
