@@ -201,13 +201,15 @@ def record(name, where, workers=2):
     """Measure what FILE lacks of a part of the evidence, and add its rows as far as they came."""
     if name not in STUDIES:
         raise ValueError(f"{name!r} is no part of the evidence; expected {', '.join(STUDIES)}")
-    have = set(rows_of(name).config)
-    study = harness.open_study(name, where, [c for c in STUDIES[name]() if runs.key(c) not in have])
+    have, asked = set(rows_of(name).config), {runs.key(c): c for c in STUDIES[name]()}
+    study = harness.open_study(name, where, [c for k, c in asked.items() if k not in have])
     try:
         harness.run_study(study, where, workers)
     finally:
         rows = harness.table(study)
-        keep(name, rows[rows.state == "complete"] if len(rows) else rows)
+        done = rows[rows.state == "complete"] if len(rows) else rows
+        # The storage may also hold what this part asked for before it was changed.
+        keep(name, done[done.config.isin(asked)] if len(done) else done)
 
 
 def rows_of(name, file=FILE):

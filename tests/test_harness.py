@@ -1459,3 +1459,15 @@ def test_a_part_that_is_not_there(measured, tmp_path):
         evidence.load("claim", file)
     with pytest.raises(ValueError, match="'claim' is no part of the evidence; expected claims,"):
         evidence.record("claim", tmp_path / "study.db")
+
+
+def test_recording_keeps_what_the_part_asks_for_now(tmp_path, monkeypatch):
+    kept, where = [], tmp_path / "study.db"
+    monkeypatch.setattr(evidence, "keep", lambda name, rows: kept.append(rows))
+    monkeypatch.setattr(evidence, "rows_of", lambda name: pd.DataFrame({"config": []}))
+    monkeypatch.setattr(harness, "run_study",
+                        lambda study, where, workers: harness.work(study, where, Measure()))
+    for seeds in ((1, 2), (2, 3), ()):
+        monkeypatch.setitem(evidence.STUDIES, "claims", lambda seeds=seeds: seeded(*seeds))
+        evidence.record("claims", where)
+    assert [list(rows.seed) if len(rows) else [] for rows in kept] == [[1, 2], [2, 3], []]
