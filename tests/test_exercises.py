@@ -390,15 +390,16 @@ SETTINGS = {
     "other sizes": lambda folder: {
         "names_file": words_file(folder, helpers.load_words()[::4]), "block_size": 16,
         "long_block_size": 16, "n_embd": 8, "n_hidden": 48, "batch_size": 64, "seed": 7,
-        "max_steps": 700, "pair_seeds": 2},
+        "max_steps": 700, "pair_seeds": 2, "workers": 1},
     "other order": lambda folder: {
-        "names_file": words_file(folder, helpers.load_words()[::-1]), "pair_seeds": 1},
+        "names_file": words_file(folder, helpers.load_words()[::-1]), "pair_seeds": 1,
+        "workers": 1},
     "other scripts": lambda folder: {
-        "names_file": words_file(folder, 3 * OTHER_SCRIPTS), "pair_seeds": 1},
+        "names_file": words_file(folder, 3 * OTHER_SCRIPTS), "pair_seeds": 1, "workers": 1},
     "tiny": lambda folder: {
         "names_file": words_file(folder, helpers.load_words()[::20]), "block_size": 2,
         "long_block_size": 1, "n_embd": 1, "n_hidden": 2, "batch_size": 2, "max_steps": 1,
-        "pair_seeds": 1, "pair_steps": 1, "learning_rate": 1.0},
+        "pair_seeds": 1, "pair_steps": 1, "learning_rate": 1.0, "workers": 1},
 }
 
 

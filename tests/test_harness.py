@@ -13,8 +13,10 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -574,49 +576,75 @@ def send(which, process, where, when):
     return None
 
 
+# A worker that waits, with its trial begun, for as long as there is a file for the trial's seed.
+HELD = """
+import sys, time
+from pathlib import Path
+folder, notebooks, name, where = sys.argv[1:]
+sys.path.insert(0, notebooks)
+import runs
+measure = runs.measure
+def held(config, report=None):
+    while Path(folder, f"hold {config['seed']}").exists():
+        time.sleep(0.02)
+    return measure(config, report)
+runs.measure = held
+import harness
+harness.main(name, where)
+"""
+
+
 @pytest.fixture(scope="module")
 def story(words, tmp_path_factory):
     """One study and all that befalls it: two workers, both killed, a third sent away, a resume."""
     folder = tmp_path_factory.mktemp("story")
     where, log, out, workers = folder / "study.db", folder / "log", {}, []
-    quick = {"model": "mlp", "words": words, "n_hidden": 50, "max_steps": 400}
-    configs = [quick | {"seed": seed} for seed in range(15)]
-    configs[1] |= {"learning_rate": 1e30}
-    configs[-1] |= {"n_hidden": 3000, "max_steps": 400}      # seconds long
+    quick = {"model": "mlp", "words": words, "n_hidden": 50, "max_steps": 100}
+    configs = [quick | {"seed": seed} for seed in range(8)]
+    configs[2] |= {"learning_rate": 1e30}
+    configs[7] |= {"n_hidden": 3000}                         # seconds long
     harness.open_study("story", where, configs)
 
-    def start():
-        with open(log, "a") as file:
-            workers.append(harness.start_worker("story", where, file))
+    def hold(*seeds):
+        for seed in seeds:
+            (folder / f"hold {seed}").touch()
+
+    def release(*seeds):
+        for seed in seeds:
+            (folder / f"hold {seed}").unlink()
+
+    def start_held():
+        workers.append(subprocess.Popen(
+            [sys.executable, "-c", HELD, folder, Path(harness.__file__).parent, "story", where],
+            env=os.environ | {"TQDM_DISABLE": "1"}))
         return workers[-1]
 
-    def is_there(worker):
-        return any(file.path == str(where) for file in psutil.Process(worker.pid).open_files())
-
-    def in_a_short_one(now, number):                         # the long one is for the third worker
-        return now[number][1] != runs.key(configs[-1])
-
-    def long_enough(now, number):
-        return (all(numbers(now, "COMPLETE", worker) for worker in (a, b))
-                and now[1][0] == "FAIL" and in_a_short_one(now, number))
-
-    def in_the_long_one(now, number):
-        return now[number][1] == runs.key(configs[-1]) and (
-            0.1 < time.time() - now[number][2]["alive"])
+    def both_have_one():
+        with at_rest(where) as now:
+            return all(numbers(now, "RUNNING", worker) for worker in (a, b))
 
     try:
-        with at_rest(where):                                 # so that both start at once
-            a, b = start(), start()
-            wait_for(lambda: is_there(a) and is_there(b))
-        out["a"], out["a is killed"] = wait_for(send, signal.SIGKILL, a, where, long_enough)
+        hold(0, 1, 4, 5, 6)
+        a, b = start_held(), start_held()
+        wait_for(both_have_one)
+        release(0, 1)                                        # so each completes one or more
+        out["a"], out["a is killed"] = wait_for(
+            send, signal.SIGKILL, a, where,
+            lambda now, number: number in (4, 5) and now[2][0] == "FAIL" and all(
+                numbers(now, "COMPLETE", worker) for worker in (a, b)))
         a.wait()
+        release(4, 5)
         out["b"], out["b is killed"] = wait_for(
             send, signal.SIGKILL, b, where,
-            lambda now, number: in_a_short_one(now, number) and any(
+            lambda now, number: number == 6 and any(
                 entry[2].get("retry of") == out["a"] for entry in now.values()))
         b.wait()
-        c = start()
-        out["c"], _ = wait_for(send, signal.SIGTERM, c, where, in_the_long_one)
+        release(6)
+        with open(log, "w") as file:
+            workers.append(c := harness.start_worker("story", where, file))
+        out["c"], _ = wait_for(
+            send, signal.SIGTERM, c, where,
+            lambda now, number: number == 7 and 0.1 < time.time() - now[7][2]["alive"])
         out["code"], out["log"] = c.wait(20), log.read_text()
         with at_rest(where) as out["c is gone"]:
             pass
@@ -689,9 +717,9 @@ def test_a_training_that_diverges_fails_once_and_for_all(story):
     trial, = (entry for entry in story["end"].values() if "1e+30" in entry[1])
     assert trial[0] == "FAIL"
     assert trial[2]["error"].startswith("Diverged: the loss is nan at step")
-    line = story["table"].loc[1]
+    line = story["table"].loc[2]
     assert (line.state, line.error) == ("fail", trial[2]["error"])
-    assert story["a is killed"][1] == story["end"][1]        # long before the end
+    assert story["a is killed"][2] == story["end"][2]        # long before the end
 
 
 def test_a_finished_study_starts_no_worker(story, monkeypatch):

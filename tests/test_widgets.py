@@ -28,29 +28,32 @@ def parts(panel):
 
 
 def panels(model):
+    """{panel: (a function that makes it, {a control of it: another value})}."""
     losses = np.linspace(3, 2, 500).tolist()
     return {
-        "windows": (widgets.windows_panel(STOI, "ava", 3), {"name": "emma", "block_size": 5}),
-        "loss": (widgets.loss_panel(losses), {"window": 100, "raw losses too": True}),
-        "shapes": (widgets.shapes_panel(27, 8, 10, 200),
+        "windows": (lambda: widgets.windows_panel(STOI, "ava", 3),
+                    {"name": "emma", "block_size": 5}),
+        "loss": (lambda: widgets.loss_panel(losses), {"window": 100, "raw losses too": True}),
+        "shapes": (lambda: widgets.shapes_panel(27, 8, 10, 200),
                    {"block_size": 4, "n_embd": 3, "n_hidden": 7}),
-        "tree": (widgets.tree_panel(10, 68), {"tree": (9, 3)}),
-        "strays": (widgets.strays_panel(np.arange(50.0)), {"batch": 8}),
-        "names": (widgets.names_panel(model, 8, ITOS),
+        "tree": (lambda: widgets.tree_panel(10, 68), {"tree": (9, 3)}),
+        "strays": (lambda: widgets.strays_panel(np.arange(50.0)), {"batch": 8}),
+        "names": (lambda: widgets.names_panel(model, 8, ITOS),
                   {"temperature": 0.5, "first letters": "em", "seed": 3}),
-        "activations": (widgets.activations_panel(model, 8, STOI, ITOS, "isabella"),
+        "activations": (lambda: widgets.activations_panel(model, 8, STOI, ITOS, "isabella"),
                         {"letters so far": "emma"}),
-        "dilation": (widgets.dilation_panel("diondra"),
+        "dilation": (lambda: widgets.dilation_panel("diondra"),
                      {"kernel size": 3, "levels": 4, "each dilation is that before, times": 3,
                       "output": 2, "compare with output": 0}),
-        "race": (widgets.race_panel({
+        "race": (lambda: widgets.race_panel({
             (name, scale, size): [loss * (1 + scale / size) for loss in losses[::10]]
             for name in ("SGD", "AdamW") for scale in (0.1, 1) for size in (32, 256)}),
             {"optimisers": ("AdamW",), "learning rate x": 1, "batch": 32}),
-        "generator": (widgets.generator_panel(WAVENET, ITOS, "ma"),
+        "generator": (lambda: widgets.generator_panel(WAVENET, ITOS, "ma"),
                       {"temperature": 0.5, "first letters": "em", "seed": 3}),
-        "surprise": (widgets.surprise_panel(WAVENET, STOI, "isabella"), {"name": "emma"}),
-        "evidence": (widgets.evidence_panel({"one": ROWS, "two": ROWS.assign(val=ROWS.val + 1)}),
+        "surprise": (lambda: widgets.surprise_panel(WAVENET, STOI, "isabella"), {"name": "emma"}),
+        "evidence": (lambda: widgets.evidence_panel({"one": ROWS,
+                                                     "two": ROWS.assign(val=ROWS.val + 1)}),
                      {"part": "two", "figure": "train"}),
     }
 
@@ -59,8 +62,8 @@ def panels(model):
                                   "activations", "dilation", "race", "generator", "surprise",
                                   "evidence"])
 def test_every_control_changes_what_is_shown(name, model):
-    panel, changes = panels(model)[name]
-    controls, shown = parts(panel)
+    make, changes = panels(model)[name]
+    controls, shown = parts(make())
     assert set(controls) == set(changes)
     for label, value in changes.items():
         before = shown().value
@@ -73,7 +76,7 @@ def test_unknown_letters_are_named_and_nothing_breaks(model):
     for name, label in (("windows", "name"), ("names", "first letters"),
                         ("activations", "letters so far"), ("generator", "first letters"),
                         ("surprise", "name")):
-        controls, shown = parts(panels(model)[name][0])
+        controls, shown = parts(panels(model)[name][0]())
         controls[label].value = "em7"
         assert "&#x27;7&#x27;" in shown().value
         controls[label].value = "emma"
@@ -89,7 +92,8 @@ def test_every_tree_that_is_offered_can_be_drawn():
 
 def test_a_panel_leaves_the_model_as_it_was(model):
     before = [m.running_mean.clone() for m in model.layers if hasattr(m, "running_mean")]
-    panels(model)
+    for make, _ in panels(model).values():
+        make()
     after = [m.running_mean for m in model.layers if hasattr(m, "running_mean")]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(m.training for m in model.layers if hasattr(m, "training"))
