@@ -8,6 +8,7 @@ lists the parts.
 
 import argparse
 import bisect
+import functools
 import json
 import sys
 from pathlib import Path
@@ -123,6 +124,7 @@ def search(family, where, workers=2):
                                n_trials=TRIALS)
     harness.run_study(study, where, workers)
     harness.copy_studies([study], SEARCHES)
+    winner.cache_clear()
 
 
 def searched(family, file=SEARCHES):
@@ -133,6 +135,7 @@ def searched(family, file=SEARCHES):
     return optuna.load_study(study_name=family, storage=storage)
 
 
+@functools.cache
 def winner(family):
     """The best configuration of a family's search, its numbers rounded to two digits."""
     config = json.loads(searched(family).best_trial.user_attrs["row"]["config"])

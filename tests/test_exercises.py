@@ -392,7 +392,7 @@ SETTINGS = {
         "long_block_size": 16, "n_embd": 8, "n_hidden": 48, "batch_size": 64, "seed": 7,
         "max_steps": 700, "pair_seeds": 2, "workers": 1},
     "other order": lambda folder: {
-        "names_file": words_file(folder, helpers.load_words()[::-1]), "pair_seeds": 1,
+        "names_file": words_file(folder, helpers.load_words()[::-3]), "pair_seeds": 1,
         "workers": 1},
     "other scripts": lambda folder: {
         "names_file": words_file(folder, 3 * OTHER_SCRIPTS), "pair_seeds": 1, "workers": 1},
@@ -434,25 +434,14 @@ def answer(namespace, code, check):
     return scope[function[1]](scope[function[2]])
 
 
-each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+# The longest first, so that no worker begins with one when all the others have ended.
+each_notebook = pytest.mark.parametrize("path", PATHS[::-1], ids=lambda path: path.stem)
 
 
-class TestOtherOrder:                                  # a class is what one worker takes at a time
-    @each_notebook
-    def test_runs(self, path, run):
-        run(path, "other order")
-
-
-class TestOtherScripts:
-    @each_notebook
-    def test_runs(self, path, run):
-        run(path, "other scripts")
-
-
-class TestTiny:
-    @each_notebook
-    def test_runs(self, path, run):
-        run(path, "tiny")
+@each_notebook
+@pytest.mark.parametrize("setting", ["other order", "other scripts", "tiny"])
+def test_runs_with_other_words_and_sizes(path, setting, run):
+    run(path, setting)
 
 
 @each_notebook
