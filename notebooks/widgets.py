@@ -20,24 +20,35 @@ BLUE = helpers.COLORS[0]
 def panel(draw, **controls):
     """The controls in a row; below them what `draw` returns for their values, anew on a change.
 
-    `draw` returns a figure, a DataFrame or a text. Its ValueErrors are shown as text, too.
+    `draw` returns a figure, a DataFrame, a text, or a tuple of those. Text fields answer to every
+    key, sliders when they are let go.
     """
     shown = ipywidgets.VBox()
 
     def update(_=None):
-        try:
-            result = draw(**{name: control.value for name, control in controls.items()})
-        except ValueError as error:
-            result = str(error)
-        shown.children = [_as_widget(result)]
+        shown.children = show(draw, **{name: c.value for name, c in controls.items()})
 
     for control in controls.values():
-        control.continuous_update = False
+        control.continuous_update = isinstance(control, ipywidgets.Text)
         control.style.description_width = "initial"
         control.observe(update, "value")
     update()
-    row = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
-    return ipywidgets.VBox([row, shown])
+    return ipywidgets.VBox([_row(controls.values()), shown])
+
+
+def _row(controls):
+    return ipywidgets.HBox(list(controls), layout={"flex_flow": "row wrap"})
+
+
+def show(draw, **values):
+    """What draw(**values) returns, as widgets; its error in words, for nobody reads a log."""
+    try:
+        result = draw(**values)
+    except ValueError as error:
+        result = str(error)
+    except Exception as error:
+        result = f"{type(error).__name__}: {error}"
+    return [_as_widget(part) for part in (result if isinstance(result, tuple) else [result])]
 
 
 def _as_widget(result):
@@ -143,13 +154,126 @@ def shapes_panel(vocab_size, block_size, n_embd, n_hidden):
                  n_hidden=_slider("n_hidden", min(n_hidden, 512), 1, 512))
 
 
+def _flat_bricks(vocab_size, block_size, n_embd, n_hidden):
+    return [("Embedding", vocab_size, n_embd), ("Flatten",),
+            ("Linear", block_size * n_embd, n_hidden, False), ("BatchNorm1d", n_hidden),
+            ("Tanh",), ("Linear", n_hidden, vocab_size)]
+
+
+def _name(brick):
+    sizes = ", ".join(map(str, brick[1:3]))
+    return f"{brick[0]}({sizes}{', bias=False' * (len(brick) > 3)})"
+
+
+def _misfit(brick, shape, first):
+    """What keeps a brick from an input of this shape, and the remedy; None if it fits."""
+    kind, *sizes = brick
+    if kind == "Embedding":
+        return None if first else "looks up characters, so it must be the first layer"
+    if first:
+        return "calculates, and characters are no numbers yet: put an Embedding first"
+    if kind == "Flatten" and len(shape) == 2:
+        return "has nothing left to flatten: take it out"
+    if kind in ("Linear", "BatchNorm1d") and shape[-1] != sizes[0]:
+        said = f"takes {sizes[0]} numbers, and {shape[-1]} come: make it {kind}({shape[-1]}"
+        said += f", {sizes[1]})" if kind == "Linear" else ")"
+        if len(shape) == 3 and sizes[0] == shape[1] * shape[2]:
+            said += f", or put a Flatten before it: {shape[1]} · {shape[2]} = {sizes[0]}"
+        return said
+    return None
+
+
+def brick_table(bricks, vocab_size, block_size):
+    """(table, verdict) for a model of `bricks`: ("Linear", 80, 200), ("Tanh",) and so on.
+
+    ("Linear", 80, 200, False) has no bias.
+
+    The table has the shape after each layer for a batch of 32, and its parameters, up to the
+    first layer that does not fit. The verdict says in words what is wrong, or the number of
+    parameters.
+    """
+    kinds = {"Embedding": helpers.Embedding, "Flatten": helpers.Flatten, "Linear": helpers.Linear,
+             "BatchNorm1d": helpers.BatchNorm1dPart3, "Tanh": helpers.Tanh}
+    x, rows, total = torch.zeros(32, block_size, dtype=torch.int64), [], 0
+    for i, brick in enumerate(bricks):
+        if said := _misfit(brick, tuple(x.shape), i == 0):
+            verdict = f"Layer {i}, {_name(brick)}, {said}."
+            break
+        layer = kinds[brick[0]](*brick[1:])
+        x, count = layer(x), sum(p.nelement() for p in layer.parameters())
+        total += count
+        rows.append({"layer": f"{i} {_name(brick)}", "out": str(tuple(x.shape)),
+                     "parameters": count})
+    else:
+        verdict = f"It fits: 32 rows of {vocab_size} logits, {total:,} parameters."
+        if tuple(x.shape) != (32, vocab_size):
+            verdict = (f"Every layer fits, but the loss needs logits of shape (32, {vocab_size}), "
+                       f"and {tuple(x.shape)} come out.")
+    return pd.DataFrame(rows, columns=["layer", "out", "parameters"]), verdict
+
+
+def bricks_panel(vocab_size, block_size, n_embd, n_hidden):
+    """The flat network as a list of layers: add, remove and move them; shapes and parameters."""
+    start = _flat_bricks(vocab_size, block_size, n_embd, n_hidden)
+    bricks, shown = list(start), ipywidgets.VBox()
+    chosen = ipywidgets.Select(description="layers", rows=9, layout={"width": "270px"})
+    kind = _choice("new layer", ["Embedding", "Flatten", "Linear", "BatchNorm1d", "Tanh"], "Linear")
+    fan_in, fan_out = (ipywidgets.BoundedIntText(n_hidden, 1, 9999, description=label,
+                                                 layout={"width": "150px"})
+                       for label in ("from", "to"))
+
+    def update(place):
+        chosen.options = [(f"{i} {_name(brick)}", i) for i, brick in enumerate(bricks)]
+        chosen.value = min(place, len(bricks) - 1) if bricks else None
+        shown.children = show(lambda: brick_table(bricks, vocab_size, block_size)[::-1])
+
+    def add(place):
+        sizes = {"Embedding": 2, "Linear": 2, "BatchNorm1d": 1}.get(kind.value, 0)
+        bricks.insert(place + 1, (kind.value, fan_in.value, fan_out.value)[: 1 + sizes])
+        return place + 1
+
+    def remove(place):
+        del bricks[place : place + 1]
+        return place
+
+    def move(place, by):
+        if 0 <= place + by < len(bricks):
+            bricks[place], bricks[place + by] = bricks[place + by], bricks[place]
+            place += by
+        return place
+
+    def start_again(_):
+        bricks[:] = start
+        return 0
+
+    actions = {"add below": add, "remove": remove, "move up": lambda place: move(place, -1),
+               "move down": lambda place: move(place, 1), "start again": start_again}
+    buttons = [ipywidgets.Button(description=label, layout={"width": "110px"})
+               for label in actions]
+    for button in buttons:
+        button.on_click(lambda b: update(actions[b.description](
+            -1 if chosen.value is None else chosen.value)))
+    for control in (chosen, kind, fan_in, fan_out):
+        control.style.description_width = "initial"
+
+    def offer(_=None):
+        fan_in.disabled = kind.value in ("Flatten", "Tanh")
+        fan_out.disabled = kind.value not in ("Embedding", "Linear")
+
+    kind.observe(offer, "value")
+    update(1)
+    right = ipywidgets.VBox([_row([kind, fan_in, fan_out]), _row(buttons), shown])
+    return _row([chosen, right])
+
+
 # -------------------------------------------------------------------------------- 03: the tree
 
 
-def draw_tree(block_size, n, n_embd, n_hidden, letters=None):
+def draw_tree(block_size, n, n_embd, n_hidden, letters=None, node=None):
     """The tree of FlattenConsecutive(n): a box a position, lines from what it joins.
 
-    The (T, C) of each level stands at its right, with the characters that one box sees.
+    The (T, C) of each level stands at its right, with the characters that one box sees. `node`,
+    (level, number from 0), is drawn in orange, with all that it is made of.
     """
     levels = helpers.tree_levels(block_size, n)
     letters = (letters or string.ascii_letters)[:block_size].rjust(block_size, ".")
@@ -158,30 +282,55 @@ def draw_tree(block_size, n, n_embd, n_hidden, letters=None):
         span = block_size // count
         centres = [(i + 0.5) * span - 0.5 for i in range(count)]
         for i, x in enumerate(centres):
+            seen = node and level <= node[0] and i // n ** (node[0] - level) == node[1]
             label = letters[i * span : (i + 1) * span] if span <= 8 else f"{span} letters"
             ax.text(x, -level, label, ha="center", va="center", family="monospace",
                     size=11 if block_size <= 16 else 7,
-                    bbox={"boxstyle": "round,pad=0.3", "fc": "#bfe0f5", "ec": BLUE})
+                    bbox={"boxstyle": "round,pad=0.3", "fc": "#f7c9a5" if seen else "#bfe0f5",
+                          "ec": helpers.COLORS[1] if seen else BLUE})
             if level:
                 for j in range(n):
                     child = (i * n + j + 0.5) * span / n - 0.5
-                    ax.plot([child, x], [-level + 0.8, -level + 0.2], color="gray", lw=1)
+                    ax.plot([child, x], [-level + 0.8, -level + 0.2], lw=2 if seen else 1,
+                            color=helpers.COLORS[1] if seen else "gray")
         width = n_embd if level == 0 else n_hidden
         ax.text(block_size - 0.2, -level, f"  ({count}, {width})   each box sees {span}",
                 va="center")
     ax.set(xlim=(-0.7, block_size * 1.45), ylim=(-len(levels) + 0.6, 0.5))
     count = f"{len(levels) - 1} level{'s' * (len(levels) > 2)}"
-    ax.set_title(f"{block_size} characters in groups of {n}: {count} to one position")
+    title = f"{block_size} characters in groups of {n}: {count} to one position"
+    if node:
+        span = block_size // levels[node[0]]
+        title += (f"\norange: box {node[1] + 1} of level {node[0]} sees characters "
+                  f"{node[1] * span + 1} to {(node[1] + 1) * span}")
+    ax.set_title(title)
     ax.axis("off")
     return _finished(ax.figure)
 
 
-def tree_panel(n_embd, n_hidden):
-    """Choose a context and a group size; only pairs that end in one position are offered."""
+def tree_panel(vocab_size, n_embd, n_hidden):
+    """Choose a context and a group size, then walk through the boxes: what each of them sees.
+
+    Only pairs that end in one position are offered.
+    """
     pairs = {f"{n**k} characters in groups of {n}": (n**k, n)
              for n, k in ((2, 1), (2, 2), (2, 3), (2, 4), (2, 5), (3, 2), (3, 3), (4, 2), (8, 1))}
-    return panel(lambda tree: draw_tree(*tree, n_embd, n_hidden),
-                 tree=_choice("tree", pairs, (8, 2)))
+
+    def boxes(tree):
+        return [(f"level {level}, box {i + 1}", (level, i))
+                for level, count in enumerate(helpers.tree_levels(*tree)) for i in range(count)]
+
+    def draw(tree, node):
+        model = helpers.make_tree(vocab_size, tree[0], n_embd, n_hidden, tree[1])
+        count = sum(p.nelement() for p in model.parameters())
+        return (draw_tree(*tree, n_embd, n_hidden, node=node),
+                f"receptive field {tree[0]} characters, {count:,} parameters")
+
+    tree = _choice("tree", pairs, (8, 2))
+    node = ipywidgets.SelectionSlider(options=boxes((8, 2)), value=(2, 0), description="box")
+    # Registered before the panel's own, which so never meets the boxes of another tree.
+    tree.observe(lambda change: node.set_trait("options", boxes(change.new)), "value")
+    return panel(draw, tree=tree, node=node)
 
 
 # ------------------------------------------------------------------------ 04: how means stray
@@ -207,6 +356,44 @@ def strays_panel(values):
     """Choose how many examples the estimate has, against four times as many."""
     return panel(lambda n: draw_strays([n, 4 * n], values),
                  n=_choice("batch", [2, 4, 8, 16, 32, 64, 128, 256, 512], 32))
+
+
+def draw_positions(hpreact, batch_size, statistic="mean", channel=0, batches=40):
+    """What the bug and the fix use in many random batches: a dot a batch.
+
+    `hpreact` is (examples, positions, channels), before batch normalisation. The bug has a
+    `statistic` ("mean" or "standard deviation") for each position, the fix one for all.
+    """
+    if batch_size < 2:
+        raise ValueError(f"a batch of {batch_size} has no spread; use 2 or more")
+    drawn = np.random.default_rng(0).integers(0, len(hpreact), (batches, batch_size))
+    values = hpreact[drawn][..., channel]                       # (batches, batch_size, positions)
+    measure = np.mean if statistic == "mean" else np.std
+    bug, fix = measure(values, axis=1), measure(values, axis=(1, 2))
+    _, ax = plt.subplots()
+    jitter = np.linspace(-0.15, 0.15, batches)
+    for t in range(bug.shape[1]):
+        ax.plot(t + 1 + jitter, bug[:, t], "o", ms=4, alpha=0.6, color=BLUE,
+                label="bug: one a position" if t == 0 else None)
+    ax.plot(bug.shape[1] + 1 + jitter, fix, "s", ms=4, alpha=0.6, color=helpers.COLORS[1],
+            label="fix: one for all")
+    ticks = range(1, bug.shape[1] + 2)
+    ax.set_xticks(ticks, [*map(str, ticks[:-1]), "all"])
+    ax.set(xlabel="position", ylabel=f"{statistic} of channel {channel} (a dot a batch)")
+    ax.set_title(f"Batches of {batch_size}: the fix's {statistic} strays by {fix.std():.3f}, "
+                 f"the bug's by {bug.std(0).min():.3f} to {bug.std(0).max():.3f}", size=11)
+    ax.legend()
+    return _finished(ax.figure)
+
+
+def positions_panel(hpreact):
+    """Choose a batch size, a statistic and a channel: what bug and fix use."""
+    return panel(
+        lambda batch_size, statistic, channel: draw_positions(
+            hpreact, batch_size, statistic, channel),
+        batch_size=_choice("batch_size", [2, 4, 8, 16, 32, 64, 128, 256, 512], 32),
+        statistic=_choice("statistic", ["mean", "standard deviation"], "mean"),
+        channel=_slider("channel", 0, 0, hpreact.shape[2] - 1))
 
 
 # ------------------------------------------------------------------ 00 and 05: names, activations
@@ -468,12 +655,13 @@ def generator_panel(model, itos, prefix):
 # --------------------------------------------------------------------------- 09, experiments
 
 
-def draw_evidence(tables, part, value):
-    """The rows of one part of the evidence: a dot a seed, a bar the mean of each group.
+def draw_evidence(tables, part, value, contains=""):
+    """The rows of one part of the evidence: a dot a seed, a line the mean of each group.
 
-    `tables` has a table for each part, its groups in the column "group".
+    `tables` has a table for each part, its groups in the column "group"; only those groups are
+    drawn whose names contain the text. Raises ValueError if none does.
     """
-    rows = tables[part]
+    rows = _chosen(tables, part, contains)
     groups = rows.groupby("group")[value].mean().sort_values().index
     fig, ax = plt.subplots(figsize=(9, 1.2 + 0.36 * len(groups)))
     for y, group in enumerate(groups):
@@ -486,8 +674,27 @@ def draw_evidence(tables, part, value):
     return _finished(fig)
 
 
+def evidence_table(tables, part, value, contains=""):
+    """The same rows as numbers: seeds, mean and standard deviation of each group, lowest first."""
+    groups = _chosen(tables, part, contains).groupby("group")[value]
+    table = pd.DataFrame({"seeds": groups.size(), f"mean {value}": groups.mean(),
+                          "sd": groups.std()})
+    return table.sort_values(f"mean {value}").round(4).astype(object).fillna("")
+
+
+def _chosen(tables, part, contains):
+    rows = tables[part]
+    chosen = rows[rows.group.astype(str).str.contains(contains, case=False, regex=False)]
+    if chosen.empty:
+        raise ValueError(f"no group of {part!r} contains {contains!r}; it has "
+                         f"{', '.join(map(str, rows.group.unique()))}")
+    return chosen
+
+
 def evidence_panel(tables):
-    """Choose a part of the evidence and a figure."""
-    return panel(lambda **choices: draw_evidence(tables, **choices),
+    """Choose a part of the evidence and a figure, and filter its groups: picture and table."""
+    return panel(lambda **choices: (draw_evidence(tables, **choices),
+                                    evidence_table(tables, **choices)),
                  part=_choice("part", list(tables), next(iter(tables))),
-                 value=_choice("figure", ["val", "train", "unseen", "gap", "cpu"], "val"))
+                 value=_choice("figure", ["val", "train", "unseen", "gap", "cpu"], "val"),
+                 contains=ipywidgets.Text("", description="groups that contain"))

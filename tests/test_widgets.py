@@ -1,10 +1,13 @@
 """The panels of notebooks/widgets.py: their controls change what they show."""
 
+import html
+
 import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
 import helpers
 import widgets
@@ -24,7 +27,7 @@ def model():
 def parts(panel):
     """The controls of a panel by their label, and a function that gives what it shows."""
     row, shown = panel.children
-    return {control.description: control for control in row.children}, lambda: shown.children[0]
+    return {control.description: control for control in row.children}, lambda: shown.children[-1]
 
 
 def panels(model):
@@ -36,8 +39,10 @@ def panels(model):
         "loss": (lambda: widgets.loss_panel(losses), {"window": 100, "raw losses too": True}),
         "shapes": (lambda: widgets.shapes_panel(27, 8, 10, 200),
                    {"block_size": 4, "n_embd": 3, "n_hidden": 7}),
-        "tree": (lambda: widgets.tree_panel(10, 68), {"tree": (9, 3)}),
+        "tree": (lambda: widgets.tree_panel(27, 10, 68), {"tree": (9, 3), "box": (1, 1)}),
         "strays": (lambda: widgets.strays_panel(np.arange(50.0)), {"batch": 8}),
+        "positions": (lambda: widgets.positions_panel(np.arange(600.0).reshape(100, 3, 2) % 7),
+                      {"batch_size": 4, "statistic": "standard deviation", "channel": 1}),
         "names": (lambda: widgets.names_panel(model, 8, ITOS),
                   {"temperature": 0.5, "first letters": "em", "seed": 3}),
         "activations": (lambda: widgets.activations_panel(model, 8, STOI, ITOS, "isabella"),
@@ -54,22 +59,23 @@ def panels(model):
         "surprise": (lambda: widgets.surprise_panel(WAVENET, STOI, "isabella"), {"name": "emma"}),
         "evidence": (lambda: widgets.evidence_panel({"one": ROWS,
                                                      "two": ROWS.assign(val=ROWS.val + 1)}),
-                     {"part": "two", "figure": "train"}),
+                     {"part": "two", "figure": "train", "groups that contain": "b"}),
     }
 
 
-@pytest.mark.parametrize("name", ["windows", "loss", "shapes", "tree", "strays", "names",
-                                  "activations", "dilation", "race", "generator", "surprise",
-                                  "evidence"])
+@pytest.mark.parametrize("name", ["windows", "loss", "shapes", "tree", "strays", "positions",
+                                  "names", "activations", "dilation", "race", "generator",
+                                  "surprise", "evidence"])
 def test_every_control_changes_what_is_shown(name, model):
     make, changes = panels(model)[name]
-    controls, shown = parts(make())
+    panel = make()
+    controls, shown = parts(panel)
     assert set(controls) == set(changes)
     for label, value in changes.items():
-        before = shown().value
+        before = [part.value for part in panel.children[1].children]
         controls[label].value = value
         assert isinstance(shown(), ipywidgets.Image | ipywidgets.HTML)
-        assert shown().value != before, label
+        assert [part.value for part in panel.children[1].children] != before, label
 
 
 def test_unknown_letters_are_named_and_nothing_breaks(model):
@@ -84,10 +90,100 @@ def test_unknown_letters_are_named_and_nothing_breaks(model):
 
 
 def test_every_tree_that_is_offered_can_be_drawn():
-    controls, shown = parts(widgets.tree_panel(10, 68))
+    controls, shown = parts(widgets.tree_panel(27, 10, 68))
     for value in controls["tree"].options.values():
         controls["tree"].value = value
-        assert isinstance(shown(), ipywidgets.Image)
+        assert f"receptive field {value[0]} characters" in shown().value
+        assert controls["box"].value == (0, 0)
+        assert len(controls["box"].options) == sum(helpers.tree_levels(*value))
+
+
+def test_a_box_of_the_tree_is_drawn_with_all_that_it_is_made_of():
+    fig = widgets.draw_tree(8, 2, 10, 68, "isabella", node=(2, 1))
+    orange = [t.get_text() for t in fig.axes[0].texts if t.get_bbox_patch()
+              and t.get_bbox_patch().get_edgecolor()[:3] == to_rgb(helpers.COLORS[1])]
+    assert orange == ["e", "l", "l", "a", "el", "la", "ella"]
+    assert "box 2 of level 2 sees characters 5 to 8" in fig.axes[0].get_title(loc="left") + (
+        fig.axes[0].get_title())
+
+
+def test_an_error_of_any_kind_is_shown():
+    number = ipywidgets.IntText(1, description="number")
+    controls, shown = parts(widgets.panel(lambda number: f"{1 / number}", number=number))
+    controls["number"].value = 0
+    assert shown().value == "<pre>ZeroDivisionError: division by zero</pre>"
+    controls["number"].value = 2
+    assert shown().value == "<pre>0.5</pre>"
+
+
+# ------------------------------------------------------------------------------- the bricks
+
+
+E, L = ("Embedding", 27, 10), ("Linear", 80, 200)
+MISFITS = {
+    "characters first": ([L], "Layer 0, Linear(80, 200), calculates, and characters are no"),
+    "embedding later": ([E, ("Flatten",), E], "Layer 2, Embedding(27, 10), looks up characters"),
+    "no flatten": ([E, L], "Layer 1, Linear(80, 200), takes 80 numbers, and 10 come: make it "
+                           "Linear(10, 200), or put a Flatten before it: 8 · 10 = 80."),
+    "another width": ([E, ("Flatten",), L, ("BatchNorm1d", 100)],
+                      "Layer 3, BatchNorm1d(100), takes 100 numbers, and 200 come: make it "
+                      "BatchNorm1d(200)."),
+    "flat twice": ([E, ("Flatten",), ("Flatten",)], "Layer 2, Flatten(), has nothing left"),
+    "no logits": ([E], "Every layer fits, but the loss needs logits of shape (32, 27), and "
+                       "(32, 8, 10) come out."),
+    "nothing": ([], "Every layer fits, but the loss needs logits of shape (32, 27), and (32, 8)"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_bricks_say_what_does_not_fit(name):
+    bricks, said = MISFITS[name]
+    table, verdict = widgets.brick_table(bricks, 27, 8)
+    assert verdict.startswith(said)
+    assert len(table) < len(bricks) or verdict.startswith("Every layer fits")
+
+
+def test_bricks_are_added_removed_and_moved():
+    list_, right = widgets.bricks_panel(27, 8, 10, 200).children
+    (kind, fan_in, fan_out), buttons = (row.children for row in right.children[:2])
+    click = {button.description: button.click for button in buttons}
+
+    def said():
+        verdict, table = right.children[2].children
+        return html.unescape(verdict.value), table.value
+
+    def layers():
+        return [label.split(" ", 1)[1] for label, _ in list_.options]
+
+    whole = layers()
+    assert "It fits: 32 rows of 27 logits, 22,097 parameters." in said()[0]
+    list_.value = 1
+    click["remove"]()
+    assert "put a Flatten before it" in said()[0]
+    list_.value = 0
+    kind.value = "Flatten"
+    assert (fan_in.disabled, fan_out.disabled) == (True, True)
+    click["add below"]()
+    assert layers() == whole
+    list_.value = 4
+    click["move up"]()
+    assert layers()[3] == "Tanh()"
+    assert list_.value == 3                                  # what was moved stays chosen
+    click["move down"]()
+    assert layers() == whole
+    kind.value, fan_in.value, fan_out.value = "Linear", 5, 6
+    click["add below"]()
+    assert layers()[5] == "Linear(5, 6)"
+    assert "takes 5 numbers, and 200 come" in said()[0]
+    for _ in [*whole, None, None]:
+        click["remove"]()
+        click["move up"]()
+    assert layers() == []
+    click["add below"]()
+    assert layers() == ["Linear(5, 6)"]
+    click["start again"]()
+    assert layers() == whole
+    assert "22,097" in said()[0]
 
 
 def test_a_panel_leaves_the_model_as_it_was(model):
