@@ -60,7 +60,12 @@ def count(v, T, e, h):
 def flatten_consecutive(x, n):
     B, T, C = x.shape
     return x.transpose(1, 2).reshape(B, T // n, C * n)
-""", "another order"),
+""", r"another order: expected first \[0.0, 1.0, 2.0, 3.0\], got \[0.0, 2.0, 4.0, 6.0\]"),
+        ("""
+def flatten_consecutive(x, n):
+    B, T, C = x.shape
+    return x.reshape(B, T // 2, C * 2).squeeze(1)
+""", r"\(3, 9, 5\) and n = 3 it fails: shape '\[3, 4, 10\]' is invalid for input of size 135"),
         ("""
 def flatten_consecutive(x, n):
     B, T, C = x.shape
@@ -91,13 +96,60 @@ def three_levels(v, e, h):
 def three_levels(v, e, h):
     levels = [FlattenConsecutive(2), FlattenConsecutive(2), FlattenConsecutive(2)]
     return Sequential([Embedding(v, e), *levels, Linear(8 * e, h), Tanh(), Linear(h, v)])
-""", r"the Linear weights are \[\(80, 16\)"),
+""", r"expected 20, 32, 32, 16 inputs, got weights \[\(80, 16\)"),
         ("""
 def three_levels(v, e, h):
     level = [FlattenConsecutive(2), Linear(2 * h, h)]
     return Sequential([Embedding(v, e), FlattenConsecutive(2), Linear(2 * e, h), *level, *level,
                        Linear(h, v)])
 """, "without a Tanh"),
+    ],
+    "exercise-reshape": [
+        ("""
+def joins_neighbours(join):
+    return join(torch.randn(3, 8, 5)).shape == (3, 4, 10)
+""", "'places and channels swapped' expected False, got True"),
+        ("""
+def joins_neighbours(join):
+    x = torch.arange(8.0).view(1, 4, 2)
+    return torch.equal(join(x), torch.cat([x[:, ::2], x[:, 1::2]], dim=2))
+""", "'examples and places swapped' expected False, got True"),
+        ("""
+def joins_neighbours(join):
+    x = torch.randn(3, 2, 5)
+    return torch.equal(join(x), torch.cat([x[:, ::2], x[:, 1::2]], dim=2))
+""", "'two halves side by side' expected False, got True"),
+        ("""
+def joins_neighbours(join):
+    x = torch.randn(3, 8, 5)
+    return torch.equal(join(x), x)
+""", "'one reshape' expected True, got False"),
+    ],
+    "exercise-grouped": [
+        ("""
+def grouped(v, e, h, groups):
+    layers, C = [Embedding(v, e)], e
+    for _ in groups:
+        layers += [FlattenConsecutive(2), Linear(2 * C, h), Tanh()]
+        C = h
+    return Sequential([*layers, Linear(h, v)])
+""", r"groups \[4, 2\] expected these, got FlattenConsecutive of \[2, 2\]"),
+        ("""
+def grouped(v, e, h, groups):
+    layers, C = [Embedding(v, e)], e
+    for n in groups:
+        layers += [FlattenConsecutive(n), Linear(2 * C, h), Tanh()]
+        C = h
+    return Sequential([*layers, Linear(h, v)])
+""", r"groups \[4, 2\] and 8 characters .* fails: mat1 and mat2 shapes cannot be multiplied"),
+        ("""
+def grouped(v, e, h, groups):
+    layers, C = [Embedding(v, e)], e
+    for n in groups:
+        layers += [FlattenConsecutive(n), Linear(n * C, h)]
+        C = h
+    return Sequential([*layers, Linear(h, v)])
+""", r"groups \[2, 2, 2\] expected 3 Tanh, one a level, got 0"),
     ],
     "exercise-norm": [
         ("""
@@ -201,6 +253,27 @@ def sees(kernel_size, dilations):
     return kernel_size * sum(dilations)
 """, "the gradient finds 8 positions, got 14"),
     ],
+    "exercise-depends": [
+        ("""
+def depends(function, x, t):
+    x = x.clone().requires_grad_()
+    grad, = torch.autograd.grad(function(x)[0, t].sum(), x)
+    return grad[0].any(1).nonzero()[:, 0].tolist()
+""", r"torch.cat\(\[x, -x\], 2\) and t = 9 expected \[9\], got \[\]"),
+        ("""
+def depends(function, x, t):
+    x = x.clone().requires_grad_()
+    found = torch.zeros(x.shape[1], dtype=torch.bool)
+    for channel in function(x)[0, t]:
+        grad, = torch.autograd.grad(channel, x, retain_graph=True)
+        found |= grad[0].sum(1) != 0
+    return found.nonzero()[:, 0].tolist()
+""", r"x\[..., :1\] - x\[..., 1:\] and t = 9 expected \[9\], got \[\]"),
+        ("""
+def depends(function, x, t):
+    return list(range(t + 1))
+""", r"x.roll\(2, 1\) and t = 9 expected \[7, 9\], got \[0, 1, 2"),
+    ],
     "exercise-fold": [
         ("""
 def fold(linear, norm):
@@ -280,6 +353,31 @@ def first_leak(network, X, t):
     different = (network(X) != network(changed)).any(2).any(0)
     return different.nonzero()[0].item() if different.any() else t
 """, "sees nothing, character 7 of 12 changed: expected 12, got 7"),
+    ],
+    "exercise-ring": [
+        ("""
+def ring_step(ring, t, x, back):
+    ring[t % len(ring)] = x
+    return ring[(t - back) % len(ring)]
+""", "t = 0, 4 back, inputs 10, 20, ...: expected 0, got 10"),
+        ("""
+def ring_step(ring, t, x, back):
+    old = ring[(t - back) % len(ring)]
+    ring[t % len(ring)] = x
+    return old
+""", "t = 0, 4 back, inputs 10, 20, ...: expected 0, got 10"),
+        ("""
+def ring_step(ring, t, x, back):
+    old = ring[t - back].clone()
+    ring[t] = x
+    return old
+""", "t = 4, 4 back it fails: index 4 is out of bounds"),
+        ("""
+def ring_step(ring, t, x, back):
+    old = ring[t % len(ring)].clone()
+    ring[t % len(ring)] = x
+    return old
+""", "t = 1, 1 back, inputs 10, 20, ...: expected 10, got 0"),
     ],
     "exercise-luck": [
         ("""
