@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 import helpers
-from course import PATHS, code_cells, tags
+from course import PATHS, ROOT, code_cells, tags
 
 MARK = "\n# The check: leave it as it is.\n"
 
@@ -567,3 +567,56 @@ def test_runs_with_other_sizes_and_its_exercises_can_be_solved(path, run):
             assert re.search(message, said), (cell.id, said)
         # A wrong answer must not spoil what the right one needs.
         assert answer(namespace, solution, check).startswith("right")
+
+
+TITLE = re.compile(
+    r"^\*\*(\d+\. [^*]+)\*\* \((coding|concept|reflection), (?:easy|medium|hard), \d+ minutes; "
+    r"(?:our own|((?:question|challenge|reflection) \d) of the lecture's notes)\)\.", re.M)
+
+
+def exercises(path):
+    """[(title, kind, its place in the notes or None, text, {id: code})] of a notebook."""
+    cells = nbformat.read(path, as_version=4).cells
+    code = {c.id: c.source for c in code_cells(nbformat.read(path, as_version=4))}
+    text = "\n\n".join(f"<<{c.id}>>" if c.cell_type == "code" else c.source for c in cells)
+    _, title, text = text.partition("\n## Exercises\n")
+    assert title or path == PATHS[0], path.name
+    titles = list(TITLE.finditer(text))
+    assert len(titles) == len(re.findall(r"^\*\*\d", text, re.M)), "a title of another form"
+    ends = [t.start() for t in titles[1:]] + [len(text)]
+    texts = [text[t.end():end] for t, end in zip(titles, ends, strict=True)]
+    return [(*t.groups(), text, {id: code[id] for id in re.findall("<<(.+)>>", text)})
+            for t, text in zip(titles, texts, strict=True)]
+
+
+@each_notebook
+def test_exercises_have_their_form(path):
+    for number, (title, kind, _, text, code) in enumerate(exercises(path), start=1):
+        assert title.startswith(f"{number}. ")
+        if kind == "coding":
+            stub, = (id for id, source in code.items() if MARK in source)
+            assert len(WRONG[stub]) >= 2, title
+            assert "<summary>Hint, if " in text, title
+            assert "<summary>Solution</summary>\n\n```python" in text, title
+        else:
+            summary, most = {"concept": ("Answer", 150), "reflection": ("One answer", 350)}[kind]
+            answer, = re.findall(rf"<summary>{summary}</summary>(.+?)</details>", text, re.S)
+            assert len(answer.split()) <= most, title
+            assert kind == "concept" or "\nSources: " in answer, title
+
+
+def test_exercises_of_the_notes_are_all_there_and_the_readme_says_where():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:question|challenge|reflection) \d) \|.*\| (.*) \|$", readme, re.M)
+    assert [row for row, _ in rows] == [f"{kind} {n}" for kind, count in (
+        ("question", 6), ("challenge", 5), ("reflection", 4)) for n in range(1, count + 1)]
+    listed = [(row, *place) for row, places in rows
+              for place in re.findall(r"\[(.+?)\]\(notebooks/(.+?)\)", places)]
+    found = [(notes, title, path.name) for path in PATHS
+             for title, _, notes, _, _ in exercises(path)]
+    assert sorted(listed) == sorted(
+        (notes, f"{name[:2]}, {title}", name) for notes, title, name in found if notes)
+    assert sum(notes is None for notes, _, _ in found) >= 10
+    stubs = {id for path in PATHS for *_, code in exercises(path)
+             for id, source in code.items() if MARK in source}
+    assert stubs == set(WRONG)
