@@ -583,7 +583,7 @@ def exercises(path):
     assert title or path == PATHS[0], path.name
     titles = list(TITLE.finditer(text))
     assert len(titles) == len(re.findall(r"^\*\*\d", text, re.M)), "a title of another form"
-    ends = [t.start() for t in titles[1:]] + [len(text)]
+    ends = [*(t.start() for t in titles), len(text)][1:]
     texts = [text[t.end():end] for t, end in zip(titles, ends, strict=True)]
     return [(*t.groups(), text, {id: code[id] for id in re.findall("<<(.+)>>", text)})
             for t, text in zip(titles, texts, strict=True)]
