@@ -58,7 +58,9 @@ def _as_widget(result):
         return ipywidgets.Image(value=png.getvalue(), format="png",
                                 layout={"max_width": "100%", "align_self": "flex-start"})
     if isinstance(result, pd.DataFrame):
-        return ipywidgets.HTML(result.to_html(border=0))
+        # The class gives a table the look that it has as a cell's output, in a dark theme, too.
+        table = result.to_html(border=0)
+        return ipywidgets.HTML(f'<div class="jp-RenderedHTMLCommon">{table}</div>')
     return ipywidgets.HTML(f"<pre>{html.escape(result)}</pre>")
 
 
@@ -669,6 +671,7 @@ def draw_evidence(tables, part, value, contains=""):
         ax.plot(values, [y] * len(values), "o", color=helpers.COLORS[0], alpha=0.6)
         ax.plot([values.mean()] * 2, [y - 0.3, y + 0.3], color=helpers.COLORS[1], lw=3)
     ax.set_yticks(range(len(groups)), [str(group) for group in groups])
+    ax.invert_yaxis()
     unit = "seconds of the processor" if value == "cpu" else "nats per character"
     ax.set(xlabel=f"{value} ({unit})", title=f"{part}: {value}, a dot a seed, the line their mean")
     return _finished(fig)
