@@ -36,7 +36,7 @@ OFFERED = {"block_size": [2, 4, 8, 16, 32], "n_embd": [4, 10, 16, 24, 32, 48],
            "batch_size": [2, 4, 8, 16, 32, 64, 128, 256, 512],
            "max_steps": [500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000]}
 EXAMPLES = 10_000  # of each split are measured
-LOOKS = 10  # at val, evenly spread over a training
+LOOKS = 10  # at val, evenly spread over a training, more in one of over 50,000 steps
 WINDOWS = {}  # the data sets made so far
 
 
@@ -181,23 +181,23 @@ def _carry_out(run, parts, on_progress, stop):
         with contextlib.suppress(Stopped):
             helpers.train(model, X, Y, max_steps=run.total, batch_size=c["batch_size"],
                           learning_rate=c["learning_rate"], recipe=c["recipe"],
-                          every=max(1, run.total // LOOKS), callback=look, progress=watch)
+                          every=max(1, min(run.total // LOOKS, 5_000)), callback=look,
+                          progress=watch)
         if run.losses:
             run.val = _mean_loss(model, Xdev, Ydev, stop)
             run.train = _mean_loss(model, X, Y, stop)
-    _judge(run, math.log(len(stoi)))
+    run.status, run.note = _judge(run, stop, chance=math.log(len(stoi)))
 
 
-def _judge(run, chance):
+def _judge(run, stop, chance):
     steps = len(run.losses)
-    if run.losses and not math.isfinite(run.losses[-1]):
-        run.status = "diverged"
-        run.note = f"the loss is {run.losses[-1]} at step {steps}; lower learning_rate"
-        return
-    run.status = "finished" if steps == run.total else "stopped"
-    if run.val > chance or math.isinf(run.val):
-        run.note = (f"val {run.val:.3g} is above blind guessing, {chance:.2f}; "
-                    "lower learning_rate")
+    if steps and not math.isfinite(run.losses[-1]):
+        return "diverged", f"the loss is {run.losses[-1]} at step {steps}; lower learning_rate"
+    status = "finished" if steps == run.total else "stopped"
+    if run.val > chance:
+        return status, (f"val {run.val:.3g} is worse than blind guessing, {chance:.2f}; "
+                        "lower learning_rate")
+    return status, "by a new panel" * (stop.hurry and status == "stopped")
 
 
 def windows(words, block_size, stoi, stop):
@@ -243,22 +243,30 @@ def table(runs):
 def labels(runs):
     """A name for each run: its number and the settings in which the runs differ."""
     differ = [k for k in DEFAULTS if len({r.config[k] for r in runs}) > 1]
-    return [", ".join([f"run {r.number or i}", *(f"{k} {r.config[k]}" for k in differ)])
-            for i, r in enumerate(runs, start=1)]
+    return [f"run {r.number or i}" + ": " * bool(differ)
+            + ", ".join(f"{k} {r.config[k]}" for k in differ) for i, r in enumerate(runs, start=1)]
+
+
+class Picture(Figure):
+    """A figure that belongs to no pyplot: any thread may draw it, and a notebook shows it."""
+
+    def _repr_png_(self):
+        png = io.BytesIO()
+        self.savefig(png, format="png")
+        return png.getvalue()
 
 
 def draw_runs(runs, against="step"):
     """Draw runs over each other: a line for the smoothed train loss, marks for val.
 
-    `against` is "step" or "seconds". The figure belongs to no pyplot, so that a thread may draw
-    it. Raises ValueError for no run that has a loss.
+    `against` is "step" or "seconds". Raises ValueError for no run that has a loss.
     """
     names = dict(zip(runs, labels(runs), strict=True))
     places = {r: r.number or i for i, r in enumerate(runs, start=1)}
     runs = [r for r in runs if r.losses]
     if not runs:
         raise ValueError("No run to draw: train one, or choose one in the list.")
-    figure = Figure(figsize=(10, 4.2))
+    figure = Picture(figsize=(10, 4.2))
     ax = figure.add_subplot()
     drawn = np.concatenate([_draw_run(ax, r, names[r], places[r] - 1, against) for r in runs])
     drawn = drawn[np.isfinite(drawn)]
@@ -268,8 +276,8 @@ def draw_runs(runs, against="step"):
     ax.plot([], [], color="gray", label="line: train, smoothed")
     ax.plot([], [], "o", color="gray", label="marks: val")
     ax.set(xlabel="training time (seconds)" if against == "seconds" else "step",
-           ylabel="loss (nats per character)", title=_finding(runs, names))
-    ax.legend(fontsize=10)
+           ylabel="loss (nats per character)", title=_finding(runs, places))
+    ax.legend(fontsize=10 if len(runs) < 6 else 8)
     return figure
 
 
@@ -284,21 +292,23 @@ def _draw_run(ax, run, label, k, against):
     if against == "seconds":
         x = np.interp(x, [*steps, len(losses)], [*seconds, max(run.seconds, seconds[-1])])
         steps = seconds
-    ax.plot(x[::every], smooth[::every], color=color, ls=dashes, lw=1.2, label=label)
-    ax.plot(steps, vals, "os^DvPX"[k % 7], color=color, ms=6)
+    mark = "os^DvPX"[k % 7]
+    ax.plot(x[::every], smooth[::every], color=color, ls=dashes, lw=1.2)
+    ax.plot(steps, vals, mark, color=color, ms=6)
+    ax.plot([], [], color=color, ls=dashes, marker=mark, label=label)
     return np.concatenate([smooth, vals])
 
 
-def _finding(runs, names):
+def _finding(runs, places):
     ranked = sorted((r for r in runs if math.isfinite(r.latest_val())), key=Run.latest_val)
-    so_far = " so far" * any(r.status == "training" for r in runs)
     if not ranked:
-        return f"{names[runs[0]]}: val is not measured yet"
-    best = f"{names[ranked[0]]}: val {ranked[0].latest_val():.3f}"
-    if len(ranked) == 1:
-        return best + so_far
-    ahead = ranked[1].latest_val() - ranked[0].latest_val()
-    return f"Lowest{so_far}, by {ahead:.3f}: {best}"
+        return f"Run {places[runs[0]]}: val is not measured yet"
+    best, *others = ranked
+    title = f"Run {places[best]}" + " is lowest" * bool(others) + f": val {best.latest_val():.3f}"
+    if others:
+        behind = others[0].latest_val() - best.latest_val()
+        title += f", {behind:.3f} below run {places[others[0]]}"
+    return title + " so far" * any(r.status == "training" for r in runs)
 
 
 def save_csv(runs, path):
@@ -400,8 +410,9 @@ class Playground(ipywidgets.VBox):
         self.parts, self.board, self.seed = parts, board, defaults["seed"]
         self.controls = {
             name: ipywidgets.Dropdown(
-                options=sorted({*offered, defaults[name]}), value=defaults[name],
-                description=name, style={"description_width": "6em"}, layout={"width": "15em"})
+                options=[(f"{v:,}" if isinstance(v, int) else f"{v}", v)
+                         for v in sorted({*offered, defaults[name]})], value=defaults[name],
+                description=name, style={"description_width": "7em"}, layout={"width": "15em"})
             for name, offered in OFFERED.items()}
         self.controls["recipe"].observe(self._usual, "value")
         self.train = ipywidgets.Button(description="Train", button_style="primary", icon="play")
@@ -410,10 +421,10 @@ class Playground(ipywidgets.VBox):
         self.line, self.message = ipywidgets.HTML(), ipywidgets.HTML()
         self.picture = ipywidgets.Image(format="png", layout={"max_width": "100%"})
         self.drawn = ipywidgets.SelectMultiple(
-            description="drawn", rows=5, style={"description_width": "6em"},
+            description="drawn", rows=5, style={"description_width": "7em"},
             layout={"width": "46em", "max_width": "100%"})
         self.against = ipywidgets.Dropdown(options=["step", "seconds"], description="against",
-                                           style={"description_width": "6em"},
+                                           style={"description_width": "7em"},
                                            layout={"width": "15em"})
         self.leaders = ipywidgets.HTML()
         self._lock, self._told, self._choosing = threading.RLock(), 0.0, False
@@ -489,10 +500,10 @@ class Playground(ipywidgets.VBox):
 
     def _end(self, run):
         self.halt.disabled = True
-        self.line.value = (
-            f"Run {run.number} {run.status} after {len(run.losses):,} steps, {run.seconds:.1f} s: "
-            f"train {run.train:.3f}, val {run.latest_val():.3f}")
-        self._say(run.note)
+        measured = f": train {run.train:.3f}, val {run.val:.3f}" * (not math.isnan(run.val))
+        self.line.value = (f"Run {run.number} {run.status} after {len(run.losses):,} steps, "
+                           f"{run.seconds:.1f} s{measured}")
+        self._say(f"Run {run.number} {run.status}: {run.note}." if run.note else "")
         self._guarded(lambda: self._list([run]))
 
     def _list(self, new):
@@ -513,18 +524,29 @@ class Playground(ipywidgets.VBox):
             runs = [r for r in [*self.drawn.value, self.board.current] if r and r.losses]
             self.picture.layout.display = None if runs else "none"
             if runs:
-                png = io.BytesIO()
-                draw_runs(runs, self.against.value).savefig(png, format="png")
-                self.picture.value = png.getvalue()
+                self.picture.value = draw_runs(runs, self.against.value)._repr_png_()
+
+
+STYLE = """<style>
+.playground-runs {font-size: 12px; line-height: 1.6}
+.playground-runs th, .playground-runs td {padding: 1px 7px; text-align: right; max-width: 24em}
+.playground-runs td:last-child, .playground-runs th:last-child {text-align: left}
+</style>"""
 
 
 def _leaderboard(runs):
-    """The table as HTML."""
+    """The table as HTML, without the columns that are the same for all by design."""
     if not runs:
         return "No run yet: press Train."
-    shown = table(runs).drop(columns="seed")
-    shown["status"] = [f"{s}: {n}" if n else s
-                       for s, n in zip(shown.status, shown.pop("note"), strict=True)]
-    return shown.to_html(index=False, border=0, na_rep="", formatters={
-        "parameters": "{:,}".format, "steps": "{:,}".format, "max_steps": "{:,}".format,
-        "train": "{:.3f}".format, "val": "{:.3f}".format, "names": "{:,}".format})
+    t = table(runs)
+    t["steps"] = [f"{done:,} of {most:,}" for done, most in zip(t.steps, t.max_steps, strict=True)]
+    t["status"] = [f"{s}: {n}" if n else s for s, n in zip(t.status, t.note, strict=True)]
+    same = ["names"] if t.names.nunique() == 1 else []
+    return STYLE + t.drop(columns=["seed", "max_steps", "note", *same]).to_html(
+        index=False, border=0, na_rep="", classes="playground-runs", formatters={
+            "parameters": "{:,}".format, "names": "{:,}".format, "learning_rate": "{:g}".format,
+            "train": _loss, "val": _loss, "seconds": "{:.1f}".format})
+
+
+def _loss(value):
+    return "" if math.isnan(value) else f"{value:.3f}"
