@@ -175,8 +175,9 @@ def _carry_out(run, parts, on_progress, stop):
         watch = _Watch(run, on_progress, stop)
 
         def look(step):
-            seconds = time.perf_counter() - watch.start
-            run.looks.append((step, seconds, _mean_loss(model, Xdev, Ydev, stop)))
+            seconds, val = time.perf_counter() - watch.start, _mean_loss(model, Xdev, Ydev, stop)
+            if not math.isnan(val):
+                run.looks.append((step, seconds, val))
 
         with contextlib.suppress(Stopped):
             helpers.train(model, X, Y, max_steps=run.total, batch_size=c["batch_size"],
@@ -194,7 +195,7 @@ def _judge(run, stop, chance):
     if steps and not math.isfinite(run.losses[-1]):
         return "diverged", f"the loss is {run.losses[-1]} at step {steps}; lower learning_rate"
     status = "finished" if steps == run.total else "stopped"
-    if run.val > chance:
+    if run.val > chance and steps >= 100:
         return status, (f"val {run.val:.3g} is worse than blind guessing, {chance:.2f}; "
                         "lower learning_rate")
     return status, "by a new panel" * (stop.hurry and status == "stopped")
@@ -495,7 +496,7 @@ class Playground(ipywidgets.VBox):
             f"Run {run.number}: step {steps:,} of {run.total:,}, train {run.smoothed():.3f}, "
             f"{val}; {speed:,.0f} steps a second, {(run.total - steps) / speed:,.0f} s left")
         if now - self._told > 1:
-            self._draw()
+            self._guarded(self._draw)        # a training need not end for the want of a picture
             self._told = time.perf_counter()
 
     def _end(self, run):
@@ -529,8 +530,10 @@ class Playground(ipywidgets.VBox):
 
 STYLE = """<style>
 .playground-runs {font-size: 12px; line-height: 1.6}
-.playground-runs th, .playground-runs td {padding: 1px 7px; text-align: right; max-width: 24em}
-.playground-runs td:last-child, .playground-runs th:last-child {text-align: left}
+.playground-runs th, .playground-runs td {padding: 1px 5px; text-align: right; white-space: nowrap}
+.playground-runs th {vertical-align: bottom}
+.playground-runs th:last-child {text-align: left}
+.playground-runs td:last-child {text-align: left; white-space: normal; min-width: 9em}
 </style>"""
 
 
@@ -539,14 +542,13 @@ def _leaderboard(runs):
     if not runs:
         return "No run yet: press Train."
     t = table(runs)
-    t["steps"] = [f"{done:,} of {most:,}" for done, most in zip(t.steps, t.max_steps, strict=True)]
+    t["steps"] = [f"{done:,}" + f" of {most:,}" * (done < most)
+                  for done, most in zip(t.steps, t.max_steps, strict=True)]
     t["status"] = [f"{s}: {n}" if n else s for s, n in zip(t.status, t.note, strict=True)]
     same = ["names"] if t.names.nunique() == 1 else []
-    return STYLE + t.drop(columns=["seed", "max_steps", "note", *same]).to_html(
+    rows = t.drop(columns=["seed", "max_steps", "note", *same]).to_html(
         index=False, border=0, na_rep="", classes="playground-runs", formatters={
             "parameters": "{:,}".format, "names": "{:,}".format, "learning_rate": "{:g}".format,
-            "train": _loss, "val": _loss, "seconds": "{:.1f}".format})
-
-
-def _loss(value):
-    return "" if math.isnan(value) else f"{value:.3f}"
+            "train": "{:.3f}".format, "val": "{:.3f}".format, "seconds": "{:.1f}".format})
+    rows = rows.replace("_size<", "_<br>size<").replace("_rate<", "_<br>rate<")   # narrow columns
+    return f"{STYLE}<div style='overflow-x: auto'>{rows}</div>"

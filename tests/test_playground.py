@@ -169,12 +169,26 @@ def test_an_error_is_shown_in_the_page_and_makes_a_failed_row(panel, monkeypatch
     assert trained(panel).status == "finished"
 
 
+def test_a_picture_that_cannot_be_drawn_is_said_and_the_training_goes_on(panel, monkeypatch,
+                                                                         long_runs):
+    def broken(*_):
+        raise RuntimeError("no ink")
+
+    choose(panel, max_steps=200_000)
+    monkeypatch.setattr(playground, "draw_runs", broken)
+    run = begun(panel)
+    wait(lambda: "RuntimeError: no ink" in panel.message.value)
+    before = len(run.losses)
+    wait(lambda: len(run.losses) > before)
+    assert run.status == "training"
+
+
 def test_a_training_that_diverges_says_so_and_what_to_do(board):
     run = trained(make_panel(board, TINY | {"learning_rate": 1e30}))
     assert run.status == "diverged"
     assert run.note.endswith("; lower learning_rate")
     assert len(run.losses) < 30
-    panel = make_panel(board, TINY | {"learning_rate": 300.0})
+    panel = make_panel(board, TINY | {"learning_rate": 300.0, "max_steps": 120})
     said = f"is worse than blind guessing, {math.log(len(STOI)):.2f}; lower learning_rate"
     assert trained(panel).note.endswith(said)
     assert "Run 2 finished: val " in panel.message.value
