@@ -532,23 +532,23 @@ STYLE = """<style>
 .playground-runs {font-size: 12px; line-height: 1.6}
 .playground-runs th, .playground-runs td {padding: 1px 5px; text-align: right; white-space: nowrap}
 .playground-runs th {vertical-align: bottom}
-.playground-runs th:last-child {text-align: left}
-.playground-runs td:last-child {text-align: left; white-space: normal; min-width: 9em}
 </style>"""
 
 
 def _leaderboard(runs):
-    """The table as HTML, without the columns that are the same for all by design."""
+    """The table as HTML, the notes below it. Word lists are told apart only where they differ."""
     if not runs:
         return "No run yet: press Train."
     t = table(runs)
+    notes = "".join(f"<div>Run {r.number} {r.status}: {html.escape(r.note)}.</div>"
+                    for r in runs if r.note)
     t["steps"] = [f"{done:,}" + f" of {most:,}" * (done < most)
                   for done, most in zip(t.steps, t.max_steps, strict=True)]
-    t["status"] = [f"{s}: {n}" if n else s for s, n in zip(t.status, t.note, strict=True)]
     same = ["names"] if t.names.nunique() == 1 else []
     rows = t.drop(columns=["seed", "max_steps", "note", *same]).to_html(
         index=False, border=0, na_rep="", classes="playground-runs", formatters={
             "parameters": "{:,}".format, "names": "{:,}".format, "learning_rate": "{:g}".format,
             "train": "{:.3f}".format, "val": "{:.3f}".format, "seconds": "{:.1f}".format})
-    rows = rows.replace("_size<", "_<br>size<").replace("_rate<", "_<br>rate<")   # narrow columns
-    return f"{STYLE}<div style='overflow-x: auto'>{rows}</div>"
+    for name in DEFAULTS:
+        rows = rows.replace(f"<th>{name}<", f"<th>{name.replace('_', '_<br>')}<")  # narrow columns
+    return f"{STYLE}<div style='overflow-x: auto'>{rows}</div>{notes}"
