@@ -607,17 +607,18 @@ class Progress(tqdm):
 
 
 def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1,
-          recipe="lecture", every=None, callback=None):
+          recipe="lecture", every=None, callback=None, progress=Progress):
     """Train with the lecture's recipe, or a fast one; return the list of all losses (floats).
 
     Plain SGD on one thread, on batches drawn with torch.randint; the learning rate falls to a
     tenth after three quarters of the steps. "fast" is AdamW with OneCycleLR, every example once an
     epoch (notebook 06), for batches of some 256 and a learning rate of some 0.005. X is (N, T)
     int64, Y (N,) int64; the model maps (B, T) to (B, vocab_size) and may be of our layers or an
-    nn.Module. After each `every` steps `callback(steps_done)` is called, if given. An interrupt
-    ends the training early with a word, and model and losses stay usable; so does a loss that is
-    no number, before it reaches the weights. Raises ValueError before the first update for bad
-    sizes, shapes or values. Lecture part 5.
+    nn.Module. After each `every` steps `callback(steps_done)` is called, if given. `progress` is
+    made with (max_steps, losses) and used as Progress is: `with` it, `update()` after each step. An
+    interrupt ends the training early with a word, and model and losses stay usable; so does a loss
+    that is no number, before it reaches the weights. Raises ValueError before the first update for
+    bad sizes, shapes or values. Lecture part 5.
     """
     _positive_int("max_steps", max_steps)
     _positive_int("batch_size", batch_size)
@@ -637,9 +638,9 @@ def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1,
             optimizer, learning_rate, total_steps=max(2, max_steps))
         rows = len(X) - (len(X) % batch_size == 1 < len(X))     # one row alone has no variance
         return fit(model, window_batches(X[:rows], Y[:rows], batch_size), optimizer, max_steps,
-                   schedule=schedule, every=every, callback=callback)
+                   schedule=schedule, every=every, callback=callback, progress=progress)
     lossi = []
-    with mode(model, True), threads(1), Progress(max_steps, lossi) as bar:
+    with mode(model, True), threads(1), progress(max_steps, lossi) as bar:
         try:
             for i in range(max_steps):
                 ix = torch.randint(0, X.shape[0], (batch_size,))
@@ -664,14 +665,14 @@ def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1,
 
 
 def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, every=None,
-        callback=None):
+        callback=None, progress=Progress):
     """Train with any of torch's optimisers and return the list of all losses (floats).
 
     `batches` gives pairs (X, Y): the model maps X to (*Y.shape, vocab_size), and positions where Y
     is PAD do not count. `schedule` is stepped after every step. With `average` (0 to 1, as 0.997),
     the nn.Module ends with an exponential moving average of its weights. Runs on one thread; after
-    each `every` steps `callback(steps_done)` is called, if given. An interrupt or a loss that is no
-    number ends the training early, as in `train`. Raises ValueError for bad sizes. Notebook 06.
+    each `every` steps `callback(steps_done)` is called, if given. `progress`, an interrupt and a
+    loss that is no number: as in `train`. Raises ValueError for bad sizes. Notebook 06.
     """
     _positive_int("max_steps", max_steps)
     if callback:
@@ -681,7 +682,7 @@ def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, ev
     averaged = average and torch.optim.swa_utils.AveragedModel(
         model, avg_fn=lambda old, new, n: old.lerp(new, max(1 - average, 1 / (n + 1))))
     lossi = []
-    with mode(model, True), threads(1), Progress(max_steps, lossi) as bar:
+    with mode(model, True), threads(1), progress(max_steps, lossi) as bar:
         try:
             for i, (X, Y) in enumerate(islice(batches, max_steps)):
                 loss = position_loss(model(X), Y) / (Y != PAD).sum()
