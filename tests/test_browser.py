@@ -32,6 +32,8 @@ SETTINGS = {
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"},
 }
+# Any notebook has it in Notebook 7.6, an empty one too.
+ERROR_OF_NOTEBOOK_7 = "Cannot read properties of undefined (reading 'schema')"
 CONTROLS = "input, select, textarea, button, .noUi-handle"
 ERRORS = ('.jp-OutputArea [data-mime-type="application/vnd.jupyter.error"], '
           '.jp-OutputArea [data-mime-type="application/vnd.jupyter.stderr"]')
@@ -201,6 +203,7 @@ def names(panel):
     panel.slide("seed", "ArrowRight")
     panel.type("first letters", "em7")
     panel.says("'7'")
+    panel.type("first letters", "emi")
 
 
 def activations(panel):
@@ -357,8 +360,8 @@ def browser():
 
 
 @contextlib.contextmanager
-def opened(browser, address):
-    """A page that must reach nothing but this machine and must log no error."""
+def opened(browser, address, tolerated=()):
+    """A page that must reach nothing but this machine and must log no error but the tolerated."""
     context = browser.new_context(viewport={"width": 1400, "height": 1500})
     context.set_default_timeout(MINUTE)
     page = context.new_page()
@@ -379,7 +382,7 @@ def opened(browser, address):
         context.close()
     urls = [urlsplit(request) for request in requests]
     assert {url.hostname for url in urls if url.scheme not in ("data", "blob")} == {"127.0.0.1"}
-    assert errors == []
+    assert [error for error in errors if error not in tolerated] == []
 
 
 def run_all(page, server, nb):
@@ -487,7 +490,8 @@ def test_a_panel_works_in_notebook_7(browser, course, tmp_path):
     path = next(path for path in PATHS if path.name.startswith("03"))
     nb = nbformat.read(path, as_version=4)
     with (served("notebook", course, tmp_path) as server,
-          opened(browser, server.address(f"notebooks/notebooks/{path.name}")) as page):
+          opened(browser, server.address(f"notebooks/notebooks/{path.name}"),
+                 tolerated=[ERROR_OF_NOTEBOOK_7]) as page):
         run_all(page, server, nb)
         panel = Panel(page.locator(".jp-OutputArea-output", has=page.locator(".jupyter-widgets")))
         # Notebook 7 takes the arrow keys for itself, so the slider stays where it is.
