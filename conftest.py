@@ -22,7 +22,9 @@ class Scheduling(LoadScopeScheduling):
     """A worker takes a module or a notebook at a time, and the runs of whole notebooks singly."""
 
     def _split_scope(self, nodeid):
-        return nodeid if "test_exercises.py" in nodeid else super()._split_scope(nodeid)
+        if any(name in nodeid for name in ("test_exercises.py", "test_browser.py")):
+            return nodeid
+        return super()._split_scope(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import nbconvert
 import nbformat
 import pytest
 
@@ -49,6 +50,17 @@ def test_has_no_widget_state_and_no_dead_widgets(path):
     assert "widgets" not in nb.metadata
     for cell in code_cells(nb):
         assert not any(WIDGET in o.get("data", {}) for o in cell.outputs), cell.id
+
+
+@each_notebook
+def test_as_a_page_shows_every_picture_and_table_and_no_empty_box(path):
+    nb = read(path)
+    data = [o.get("data", {}) for cell in code_cells(nb) for o in cell.outputs]
+    exporter = nbconvert.HTMLExporter(template_name="classic", exclude_input=True)
+    page, _ = exporter.from_notebook_node(nb)
+    assert page.count('src="data:image/png;base64,') == sum("image/png" in d for d in data) > 0
+    assert page.count("<table") >= sum("<table" in d.get("text/html", "") for d in data)
+    assert WIDGET not in page
 
 
 @each_notebook
