@@ -60,10 +60,11 @@ class Panel:
             field.press("Enter")
 
     def choose(self, label, *options, quiet=False):
-        """One option of a dropdown, or one or more of a list."""
+        """One option of a dropdown, or one or more of a list, by their texts or numbers."""
         field = self.output.get_by_label(label, exact=True)
+        by = "index" if isinstance(options[0], int) else "label"
         with self._operated(field, quiet):
-            field.select_option(label=list(options))
+            field.select_option(**{by: list(options)})
 
     def tick(self, label, quiet=False):
         """A checkbox."""
@@ -82,7 +83,7 @@ class Panel:
 
     def press(self, label, quiet=False):
         """A button."""
-        button = self.output.get_by_role("button", name=label, exact=True)
+        button = self.output.get_by_role("button", name=re.compile(f"{label}$"))  # after an icon
         with self._operated(button, quiet):
             button.click()
 
@@ -213,6 +214,30 @@ def activations(panel):
     panel.type("letters so far", "emm")
 
 
+def playground(panel):
+    panel.choose("recipe", "fast")
+    panel.says("Recipe fast: learning_rate 0.005 and batch_size 256 are usual for it")
+    slow = {"block_size": "32", "n_embd": "48", "n_hidden": "256", "learning_rate": "0.01",
+            "batch_size": "512", "max_steps": "200,000"}
+    for label, option in slow.items():
+        panel.choose(label, option, quiet=True)
+    panel.press("Train")
+    panel.says("Run 3: ")
+    panel.press("Train")
+    panel.says("Not started: Run 3 is still training.")
+    panel.says(re.compile(r"step \d+ of \d+, train \d\.\d+, .* steps a second, \d+ s left"))
+    panel.press("Stop")
+    panel.says("Run 3 stopped after ")
+    panel.choose("block_size", "4", quiet=True)
+    panel.choose("batch_size", "32", quiet=True)
+    panel.press("Train")
+    panel.says("Run 4 finished after ")
+    panel.choose("drawn", 3)
+    panel.choose("against", "seconds")
+    panel.press("Save CSV")
+    panel.says("Saved: output/playground.csv, 4 runs.")
+
+
 def race(panel):
     panel.choose("optimisers", "SGD", "AdamW")
     panel.choose("learning rate x", "0.1")
@@ -263,6 +288,7 @@ PANELS = {
     ("04", "try-positions"): ("positions-batches", positions),
     ("05", "try-names"): ("sample", names),
     ("05", "try-activations"): ("activations", activations),
+    ("05", "try-playground"): ("playground-figure", playground),
     ("06", "try-race"): ("race-figure", race),
     ("07", "try-dilation"): ("picture-two", dilation),
     ("08", "try-generator"): ("generator", generator),
