@@ -59,7 +59,7 @@ def _as_widget(result):
                                 layout={"max_width": "100%", "align_self": "flex-start"})
     if isinstance(result, pd.DataFrame):
         # The class gives a table the look that it has as a cell's output, in a dark theme, too.
-        table = result.to_html(border=0)
+        table = result.to_html(border=0).replace("<table", '<table style="margin-left: 0"', 1)
         return ipywidgets.HTML(f'<div class="jp-RenderedHTMLCommon">{table}</div>')
     return ipywidgets.HTML(f"<pre>{html.escape(result)}</pre>")
 
@@ -124,7 +124,8 @@ def draw_losses(lossi, window, raw=False):
         every = max(1, len(lossi) // 20_000)
         ax.plot(np.arange(1, len(lossi) + 1)[::every], lossi[::every], lw=0.3, color="#bbbbbb",
                 zorder=0, label="raw")
-        ax.legend()
+        for line in ax.legend().get_lines():         # the raw one is too thin to be seen there
+            line.set_linewidth(2)
     smooth = helpers.rolling_mean(lossi, window)[-max(1, len(lossi) // 10) :]
     ax.set_title(f"Window {window}: over the last tenth the curve spans {np.ptp(smooth):.3f} nats")
     return _finished(ax.figure)
@@ -204,7 +205,7 @@ def brick_table(bricks, vocab_size, block_size):
         layer = kinds[brick[0]](*brick[1:])
         x, count = layer(x), sum(p.nelement() for p in layer.parameters())
         total += count
-        rows.append({"layer": f"{i} {_name(brick)}", "out": str(tuple(x.shape)),
+        rows.append({"layer": _name(brick), "out": str(tuple(x.shape)),
                      "parameters": count})
     else:
         verdict = f"It fits: 32 rows of {vocab_size} logits, {total:,} parameters."
@@ -303,8 +304,9 @@ def draw_tree(block_size, n, n_embd, n_hidden, letters=None, node=None):
     title = f"{block_size} characters in groups of {n}: {count} to one position"
     if node:
         span = block_size // levels[node[0]]
-        title += (f"\norange: box {node[1] + 1} of level {node[0]} sees characters "
-                  f"{node[1] * span + 1} to {(node[1] + 1) * span}")
+        title += f"\norange: box {node[1] + 1} of level {node[0]} sees character"
+        title += (f"s {node[1] * span + 1} to {(node[1] + 1) * span}" if span > 1
+                  else f" {node[1] + 1}")
     ax.set_title(title)
     ax.axis("off")
     return _finished(ax.figure)
