@@ -536,10 +536,10 @@ def answer(namespace, code, check):
 each_notebook = pytest.mark.parametrize("path", PATHS[::-1], ids=lambda path: path.stem)
 
 
-# The two that start processes of their own take the least telling setting only with --full.
+# The two that start processes of their own, which takes long, have these only with --full.
 RUNS = [pytest.param(path, setting, id=f"{setting}-{path.stem}")
         for setting in ("other order", "other scripts", "tiny") for path in PATHS[::-1]
-        if not (helpers.QUICK and setting == "tiny" and path.name[:2] in ("09", "10"))]
+        if not (helpers.QUICK and path.name[:2] in ("09", "10"))]
 
 
 @pytest.mark.parametrize(("path", "setting"), RUNS)
