@@ -14,7 +14,8 @@ import json
 import math
 import os
 import random
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
+from numbers import Integral, Real
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -34,11 +35,66 @@ PAD = -1  # in Y: a position without a character to predict
 
 
 def capped(steps, most=QUICK_STEPS):
-    """`steps` as it is, or at most `most` in quick mode."""
+    """`steps` as it is, or at most `most` in quick mode; both are integers of 1 or more."""
+    check_sizes(steps=steps, most=most)
     return min(steps, most) if QUICK else steps
 
 
+# ------------------------------------------------------------------------------- parameters
+
+
+def check_sizes(low=1, **sizes):
+    """Raise ValueError for a size or count, given by its name, that is no integer >= `low`."""
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+            raise ValueError(f"{name} is {value!r}; expected an integer of {low} or more")
+
+
+# Parameters that are no sizes: what is expected, and whether a number is that.
+NUMBERS = {
+    "learning_rate": ("a positive number", lambda x: 0 < x < math.inf),
+    "weight_decay": ("a number of 0 or more", lambda x: 0 <= x < math.inf),
+    "dropout": ("a number from 0 to below 1", lambda x: 0 <= x < 1),
+    "average": ("a number between 0 and 1, or None", lambda x: 0 < x < 1),
+    "temperature": ("a positive number", lambda x: 0 < x < math.inf),
+    "seed": ("an integer from 0 to 2**63 - 1",
+             lambda x: isinstance(x, Integral) and 0 <= x < 2**63),
+}
+
+
+def check_numbers(**numbers):
+    """Raise ValueError for a number, given by its name in NUMBERS, that cannot be meant."""
+    for name, value in numbers.items():
+        expected, fits = NUMBERS[name]
+        if isinstance(value, bool) or not isinstance(value, Real) or not fits(value):
+            raise ValueError(f"{name} is {value!r}; expected {expected}")
+
+
+def check_parameters(least_batch=2, **parameters):
+    """The hyperparameters of a notebook, by their names, as a dict, once each can be meant.
+
+    Every notebook calls it before anything is built or trained. All but those in NUMBERS are
+    sizes and counts, 1 or more; batch normalisation needs a batch_size of 2. Raises ValueError.
+    """
+    for name, value in parameters.items():
+        if name in NUMBERS:
+            check_numbers(**{name: value})
+        elif name == "batch_size":
+            check_sizes(least_batch, batch_size=value)
+        else:
+            check_sizes(**{name: value})
+    return parameters
+
+
 # ------------------------------------------------------------------------------------- data
+
+
+def check_words(words):
+    """Raise ValueError unless `words` is a list (or the like) of texts, one or more."""
+    if isinstance(words, str) or any(not isinstance(w, str) for w in words):
+        raise ValueError(f"words is {str(words)[:60]!r}; expected a list of texts, a word each")
+    if len(words) == 0:
+        raise ValueError("no words; expected a list with at least one")
 
 
 def load_words(names_file="data/names.txt"):
@@ -49,6 +105,8 @@ def load_words(names_file="data/names.txt"):
     FileNotFoundError, or ValueError with the file and the line for an empty file, a word with
     '.', or bytes that are not UTF-8.
     """
+    if not isinstance(names_file, str | os.PathLike):
+        raise ValueError(f"names_file is {names_file!r}; expected the path of a text file")
     path = next((p for p in (Path(names_file), ROOT / names_file) if p.is_file()), None)
     if path is None:
         raise FileNotFoundError(
@@ -79,8 +137,9 @@ def load_words(names_file="data/names.txt"):
 def build_vocab(words):
     """(stoi, itos): character to integer and back. '.' is 0, the others are sorted.
 
-    Raises ValueError for a word with '.'.
+    Raises ValueError for no words or a word with '.'.
     """
+    check_words(words)
     if dotted := [w for w in words if "." in w]:
         raise ValueError(f"{dotted[0]!r} has a '.', which marks start and end; remove it")
     chars = sorted(set("".join(words)))
@@ -93,6 +152,9 @@ def split_words(words, seed=42):
 
     Leaves `words` as it is. Raises ValueError when a split would be empty.
     """
+    check_numbers(seed=seed)
+    if len(words):
+        check_words(words)
     shuffled = list(words)
     random.Random(seed).shuffle(shuffled)
     n1, n2 = int(0.8 * len(shuffled)), int(0.9 * len(shuffled))
@@ -112,9 +174,8 @@ def build_dataset(words, block_size, stoi):
     X is (N, block_size) and Y is (N,), both int64, N = letters + one end token a word. Raises
     ValueError for no words, a block_size that is no positive integer, an unknown character.
     """
-    _positive_int("block_size", block_size)
-    if not words:
-        raise ValueError("build_dataset: no words; expected a list with at least one")
+    check_sizes(block_size=block_size)
+    check_words(words)
     X, Y = [], []
     for w in words:
         context = [0] * block_size
@@ -137,8 +198,7 @@ def encode_names(words, stoi):
     where nothing depends on it, and -1 in Y, which the loss leaves out. Raises ValueError for no
     words or an unknown character. Notebook 08.
     """
-    if not words:
-        raise ValueError("encode_names: no words; expected a list with at least one")
+    check_words(words)
     if unknown := set("".join(words)) - set(stoi):
         raise ValueError(
             f"encode_names: {min(unknown)!r} is not in the vocabulary; build stoi with "
@@ -154,8 +214,14 @@ def encode_names(words, stoi):
 
 
 def window_batches(X, Y, batch_size):
-    """Batches of (X, Y) without end: every epoch all rows once, in a new order. Notebook 06."""
-    _positive_int("batch_size", batch_size)
+    """Batches of (X, Y) without end: every epoch all rows once, in a new order. Notebook 06.
+
+    Raises ValueError for no rows, X and Y of other lengths, a batch_size below 1.
+    """
+    check_sizes(batch_size=batch_size)
+    if len(X) != len(Y) or len(X) == 0:
+        raise ValueError(f"X of shape {tuple(X.shape)} and Y of shape {tuple(Y.shape)}; expected "
+                         "as many rows in both, 1 or more")
     while True:
         for ix in torch.randperm(len(X)).split(batch_size):
             yield X[ix], Y[ix]
@@ -167,8 +233,15 @@ def name_batches(X, Y, batch_size, packed=True):
     Packed, a batch is one row with its words nose to tail, (1, P), which a WaveNet takes; else a
     row a word, cut to the longest. Notebook 08.
     """
+    _check_rows(X, Y)
     for x, y in window_batches(X, Y, batch_size):
         yield _without_padding(x, y, packed)
+
+
+def _check_rows(X, Y):
+    if X.ndim != 2 or X.shape != Y.shape or len(X) == 0:
+        raise ValueError(f"X of shape {tuple(X.shape)} and Y of shape {tuple(Y.shape)}; expected "
+                         "(N, L) for both, N of 1 or more, as encode_names makes them")
 
 
 def _without_padding(x, y, packed):
@@ -177,9 +250,6 @@ def _without_padding(x, y, packed):
     return (x[real][None], y[real][None]) if packed else (x[:, :L], y[:, :L])
 
 
-def _positive_int(name, value):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; expected an integer of 1 or more")
 
 
 # ----------------------------------------------------------------------------------- layers
@@ -189,10 +259,12 @@ class Linear:
     """x @ weight + bias over the last dimension: (..., fan_in) -> (..., fan_out).
 
     The weight is (fan_in, fan_out), drawn from a normal distribution with standard deviation
-    1/sqrt(fan_in); the bias is (fan_out,), zeros. Notebook 02; lecture part 3.
+    1/sqrt(fan_in); the bias is (fan_out,), zeros. Raises ValueError for a size below 1. Notebook
+    02; lecture part 3.
     """
 
     def __init__(self, fan_in, fan_out, bias=True):
+        check_sizes(fan_in=fan_in, fan_out=fan_out)
         self.weight = torch.randn((fan_in, fan_out)) / fan_in**0.5
         self.bias = torch.zeros(fan_out) if bias else None
 
@@ -209,11 +281,12 @@ class Linear:
 class BatchNorm1dPart3:
     """Mean 0 and variance 1 for each channel over the batch, then gamma * x + beta.
 
-    (B, dim) -> (B, dim). Training uses the batch's mean and (unbiased) variance and moves the
-    running ones by `momentum`; evaluation uses those. Notebook 02; as lecture part 3 left it.
+    (B, dim) -> (B, dim); ValueError for dim < 1. Training uses the batch's mean and (unbiased)
+    variance, and moves the running ones by `momentum`; evaluation uses those. Notebook 02; part 3.
     """
 
     def __init__(self, dim, eps=1e-5, momentum=0.1):
+        check_sizes(dim=dim)
         self.eps, self.momentum, self.training = eps, momentum, True
         self.gamma, self.beta = torch.ones(dim), torch.zeros(dim)
         self.running_mean, self.running_var = torch.zeros(dim), torch.ones(dim)
@@ -222,11 +295,10 @@ class BatchNorm1dPart3:
         return 0
 
     def __call__(self, x):
-        dims = self.batch_dims(x)
+        m, dims = self.momentum, self.batch_dims(x)
         if self.training:
             mean, var = x.mean(dims, keepdim=True), x.var(dims, keepdim=True)
             with torch.no_grad():
-                m = self.momentum
                 self.running_mean = (1 - m) * self.running_mean + m * mean
                 self.running_var = (1 - m) * self.running_var + m * var
         else:
@@ -274,10 +346,12 @@ class Tanh:
 class Embedding:
     """A row of `weight` (num_embeddings, embedding_dim) for each integer.
 
-    (B, T) int64 -> (B, T, embedding_dim). Notebook 02; lecture part 5.
+    (B, T) int64 -> (B, T, embedding_dim). Raises ValueError for a size below 1. Notebook 02;
+    lecture part 5.
     """
 
     def __init__(self, num_embeddings, embedding_dim):
+        check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         self.weight = torch.randn((num_embeddings, embedding_dim))
 
     def __call__(self, IX):
@@ -349,6 +423,7 @@ class Sequential:
 
 def make_mlp(vocab_size, block_size, n_embd, n_hidden, norm=BatchNorm1d):
     """The flat network, ready to train: (B, block_size) -> (B, vocab_size). Notebook 02."""
+    check_sizes(vocab_size=vocab_size, block_size=block_size, n_embd=n_embd, n_hidden=n_hidden)
     return ready(Sequential([
         Embedding(vocab_size, n_embd), Flatten(),
         Linear(n_embd * block_size, n_hidden, bias=False), norm(n_hidden), Tanh(),
@@ -361,9 +436,8 @@ def tree_levels(block_size, n=2):
 
     Raises ValueError when block_size is no power of n, or n is no integer of 2 or more.
     """
-    _positive_int("block_size", block_size)
-    if isinstance(n, bool) or not isinstance(n, int) or n < 2:
-        raise ValueError(f"the group size is {n!r}; expected an integer of 2 or more")
+    check_sizes(block_size=block_size)
+    check_sizes(2, group_size=n)
     levels = [block_size]
     while levels[-1] % n == 0:
         levels.append(levels[-1] // n)
@@ -381,6 +455,7 @@ def make_tree(vocab_size, block_size, n_embd, n_hidden, n=2, norm=BatchNorm1d):
     Each level joins `n` neighbours, until one position is left. Raises ValueError when
     block_size is no power of n. Notebook 03; lecture part 5.
     """
+    check_sizes(vocab_size=vocab_size, n_embd=n_embd, n_hidden=n_hidden)
     layers, C = [Embedding(vocab_size, n_embd)], n_embd
     for _ in tree_levels(block_size, n)[1:]:
         layers += [FlattenConsecutive(n), Linear(C * n, n_hidden, bias=False),
@@ -392,8 +467,12 @@ def make_tree(vocab_size, block_size, n_embd, n_hidden, n=2, norm=BatchNorm1d):
 def ready(model):
     """The model, its last layer's weight times 0.1, its parameters asking for gradients.
 
-    A small last layer makes the first predictions nearly uniform. Notebook 01.
+    A small last layer makes the first predictions nearly uniform. Raises ValueError for a model
+    that does not end in a Linear. Notebook 01.
     """
+    if not model.layers or not hasattr(model.layers[-1], "weight"):
+        last = type(model.layers[-1]).__name__ if model.layers else "nothing"
+        raise ValueError(f"the model ends in {last}; expected a Linear, which gives the logits")
     with torch.no_grad():
         model.layers[-1].weight *= 0.1
     for p in model.parameters():
@@ -406,10 +485,12 @@ class WholeWords:
 
     For each of `backs`, what stood so many places before in x (N, L, C), and 0 where that is
     before the start of the word: a '.' (0) in X (N, L) starts a word. So a row may hold one word
-    and its padding, or many words nose to tail. Notebook 08.
+    and its padding, or many words nose to tail. Raises ValueError for another shape. Notebook 08.
     """
 
     def __init__(self, X):
+        if X.ndim != 2 or X.numel() == 0:
+            raise ValueError(f"X of shape {tuple(X.shape)}; expected (N, L), rows of words, N >= 1")
         place = torch.arange(X.shape[1])
         self.age = place - torch.where(X == 0, place, 0).cummax(1).values      # (N, L)
 
@@ -422,10 +503,11 @@ class RingBuffer:
     """The past at one position, for a CausalConv1d: keeps its last `size` inputs (N, C).
 
     Called as past(x, backs): the inputs so many calls ago, 0 before the first; then x takes the
-    place of the oldest. Notebook 08; arXiv:1611.09482.
+    place of the oldest. Raises ValueError for sizes below 1. Notebook 08; arXiv:1611.09482.
     """
 
     def __init__(self, size, N, C):
+        check_sizes(size=size, N=N, C=C)
         self.values, self.t = torch.zeros(size, N, C), 0
 
     def __call__(self, x, backs):
@@ -451,10 +533,8 @@ class CausalConv1d(torch.nn.Module):
 
     def __init__(self, C_in, C_out, dilation=1, kernel_size=2):
         super().__init__()
-        for name, value, low in (("C_in", C_in, 1), ("C_out", C_out, 1), ("dilation", dilation, 1),
-                                 ("kernel_size", kernel_size, 2)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"{name} is {value!r}; expected an integer of {low} or more")
+        check_sizes(C_in=C_in, C_out=C_out, dilation=dilation)
+        check_sizes(2, kernel_size=kernel_size)
         self.backs = [j * dilation for j in range(kernel_size - 1, 0, -1)]
         self.linear = torch.nn.Linear(kernel_size * C_in, C_out)
 
@@ -493,8 +573,7 @@ def make_head(S, vocab_size, deep, dropout=0):
 
     The last Linear starts with a tenth of its weight, as everywhere in the course. Notebook 08.
     """
-    if isinstance(S, bool) or not isinstance(S, int) or S < 1:
-        raise ValueError(f"the head has {S!r} channels; expected an integer of 1 or more")
+    check_sizes(S=S, vocab_size=vocab_size)
     nn = torch.nn
     drop = nn.Dropout(dropout)
     layers = [nn.ReLU(), drop, nn.Linear(S, S), nn.ReLU(), drop] if deep else []
@@ -514,8 +593,9 @@ class WaveNet(torch.nn.Module):
     def __init__(self, vocab_size, n_hidden, n_skip, dilations, *, kernel_size=2, dropout=0,
                  embd_dropout=0, head_dropout=0, residual=True, gate=True, skip=True, head=True):
         super().__init__()
-        if len(dilations) == 0:
-            raise ValueError("dilations is empty; expected one a layer, as [1, 2, 4, 8]")
+        check_sizes(vocab_size=vocab_size, n_hidden=n_hidden, n_skip=n_skip)
+        if not isinstance(dilations, list | tuple) or not dilations:
+            raise ValueError(f"dilations is {dilations!r}; expected a list, as [1, 2, 4, 8]")
         self.receptive_field = 1 + (kernel_size - 1) * sum(dilations)
         self.embedding = torch.nn.Sequential(
             torch.nn.Embedding(vocab_size, n_hidden), torch.nn.Dropout(embd_dropout))
@@ -527,8 +607,6 @@ class WaveNet(torch.nn.Module):
         self.head = make_head(n_skip if skip else n_hidden, vocab_size, head, head_dropout)
 
     def forward(self, X, pasts=None):
-        if X.numel() == 0:
-            raise ValueError(f"X has the shape {tuple(X.shape)}: no words; expected at least one")
         x, skips = self.embedding(X), 0                                         # (N, L, C)
         for layer, past in zip(self.layers, pasts or repeat(WholeWords(X)), strict=False):
             x, skip = layer(x, past)
@@ -569,6 +647,7 @@ def threads(n):
     One is best for models this small: their matrices are too little work to share, and threads
     that wait for each other cost more than they bring.
     """
+    check_sizes(n=n)
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -620,12 +699,10 @@ def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1,
     that is no number, before it reaches the weights. Raises ValueError before the first update for
     bad sizes, shapes or values. Lecture part 5.
     """
-    _positive_int("max_steps", max_steps)
-    _positive_int("batch_size", batch_size)
+    check_sizes(max_steps=max_steps, batch_size=batch_size)
     if callback:
-        _positive_int("every", every)
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate is {learning_rate!r}; expected a positive number")
+        check_sizes(every=every)
+    check_numbers(learning_rate=learning_rate)
     check_model(model, X, Y)
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
@@ -674,17 +751,23 @@ def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, ev
     each `every` steps `callback(steps_done)` is called, if given. `progress`, an interrupt and a
     loss that is no number: as in `train`. Raises ValueError for bad sizes. Notebook 06.
     """
-    _positive_int("max_steps", max_steps)
+    check_sizes(max_steps=max_steps)
     if callback:
-        _positive_int("every", every)
-    if average is not None and not 0 < average < 1:
-        raise ValueError(f"average is {average!r}; expected a number between 0 and 1, or None")
+        check_sizes(every=every)
+    if average is not None:
+        check_numbers(average=average)
+        if not isinstance(model, torch.nn.Module):
+            raise ValueError(f"the model is a {type(model).__name__}; an average of its weights "
+                             "takes an nn.Module: use average=None or a model of notebook 06")
+    batches = iter(batches)
+    if (first := next(batches, None)) is None:
+        raise ValueError("batches is empty; expected pairs (X, Y), as window_batches gives them")
     averaged = average and torch.optim.swa_utils.AveragedModel(
         model, avg_fn=lambda old, new, n: old.lerp(new, max(1 - average, 1 / (n + 1))))
     lossi = []
     with mode(model, True), threads(1), progress(max_steps, lossi) as bar:
         try:
-            for i, (X, Y) in enumerate(islice(batches, max_steps)):
+            for i, (X, Y) in enumerate(islice(chain([first], batches), max_steps)):
                 loss = position_loss(model(X), Y) / (Y != PAD).sum()
                 lossi.append(loss.item())
                 if not math.isfinite(lossi[-1]):
@@ -717,11 +800,16 @@ def position_loss(logits, Y):
             f"logits of shape {tuple(logits.shape)} for targets of shape {tuple(Y.shape)}; "
             f"expected {(*Y.shape, logits.shape[-1])}: one prediction for each target"
         )
-    return F.cross_entropy(logits.flatten(0, -2), Y.flatten(), ignore_index=PAD, reduction="sum")
+    logits = logits.reshape(-1, logits.shape[-1])
+    return F.cross_entropy(logits, Y.flatten(), ignore_index=PAD, reduction="sum")
 
 
 def check_model(model, X, Y):
     """Raise ValueError unless (X, Y) is a data set and the model gives it (B, vocab_size)."""
+    for name, value in (("X", X), ("Y", Y)):
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{name} is a {type(value).__name__}; expected a tensor, as "
+                             "build_dataset makes it")
     if X.ndim != 2 or Y.ndim != 1 or len(X) != len(Y) or len(X) == 0:
         raise ValueError(
             f"X of shape {tuple(X.shape)} and Y of shape {tuple(Y.shape)}; expected (N, T) and "
@@ -759,6 +847,9 @@ def shape_table(model, X):
     """A table of the layers of a Sequential: output shape for the windows X, parameters."""
     with mode(model, False), torch.no_grad():
         model(X)
+    if any(not hasattr(m, "out") for m in model.layers):
+        raise ValueError(f"the layers of this {type(model).__name__} keep no `out`; expected a "
+                         "model of our own layers, as make_tree makes it")
     rows = [
         (type(m).__name__, tuple(m.out.shape), sum(p.nelement() for p in m.parameters()))
         for m in model.layers
@@ -771,7 +862,7 @@ def split_loss(model, X, Y, chunk=4096):
 
     The layers keep their running statistics and their training flags. X (N, T), Y (N,).
     """
-    _positive_int("chunk", chunk)
+    check_sizes(chunk=chunk)
     check_model(model, X, Y)
     total = 0.0
     with mode(model, False), torch.inference_mode():
@@ -786,7 +877,8 @@ def name_loss(model, X, Y, chunk=1024, packed=True):
     The sum over the real positions by their number, so that a character counts the same in a
     short word and in a long one. `packed` as in name_batches. Notebook 08.
     """
-    _positive_int("chunk", chunk)
+    check_sizes(chunk=chunk)
+    _check_rows(X, Y)
     total = 0.0
     with mode(model, False), torch.inference_mode():
         for x, y in zip(X.split(chunk), Y.split(chunk), strict=True):
@@ -815,10 +907,16 @@ LISTS = {
 def changed(stage, words, config):
     """What differs from the values that the figures of `stage` are for: a list of clauses.
 
-    `words` is the list as loaded, `config` the hyperparameters by the lecture's names.
+    `words` is the list as loaded, `config` the hyperparameters by the lecture's names. Raises
+    ValueError for an unknown stage, or a config that lacks a value.
     """
+    if stage not in STAGES:
+        raise ValueError(f"stage is {stage!r}; expected one of {', '.join(STAGES)}")
     sizes = dict(zip(("block_size", "n_embd", "n_hidden"), STAGES[stage][1], strict=True))
-    why = [f"{k} is {config[k]}, not {v}" for k, v in (sizes | RECIPE).items() if config[k] != v]
+    if missing := sorted({*sizes, *RECIPE} - set(config)):
+        raise ValueError(f"config has no {', '.join(missing)}; expected the values of the run")
+    usual = sizes | RECIPE | {"group_size": 2}
+    why = [f"{k} is {v}, not {usual[k]}" for k, v in config.items() if v != usual[k]]
     return why + ["the word list is another"] * (_whose(words) is None)
 
 
@@ -855,13 +953,13 @@ def performance_log(stage, words, config, parameters, train_loss, val_loss, seco
     the later notebooks can show it. Raises AssertionError when a figure that applies is missed.
     `parameters` are the model's tensors, `seconds` and `steps` those of the training alone.
     """
+    why = changed(stage, words, config)
     number, _, count, _, reruns, ours = STAGES[stage]
     n_params = sum(p.nelement() for p in parameters)
     low, high = reruns if _whose(words) == "lecture" else (ours[1] - 0.006, ours[1] + 0.006)
     row = {"parameters": f"{n_params:,}", "train": f"{train_loss:.3f}", "val": f"{val_loss:.3f}",
            "expected val": f"{round(low, 4)} to {round(high, 4)}", "seconds": f"{seconds:.0f}"}
     print(f"{stage}: train {train_loss:.6f}, val {val_loss:.6f}")
-    why = changed(stage, words, config)
     if steps < config["max_steps"]:
         why.append(f"training ended after {steps:,} of {config['max_steps']:,} steps")
     if why:
@@ -912,7 +1010,7 @@ def sample(model, block_size, itos, n=10, *, temperature=1.0, prefix="", seed=No
     `seed` gives the same words again; the global generator is left alone. Raises ValueError for
     bad sizes, a temperature of 0 or less, an unknown character, logits that are no numbers.
     """
-    _positive_int("block_size", block_size)
+    check_sizes(block_size=block_size)
     stoi, generator = start_sampling(n, itos, temperature, prefix, seed, max_length)
     start = ([0] * block_size + [stoi[ch] for ch in prefix])[-block_size:]
     words, alive = [prefix] * n, torch.arange(n)
@@ -960,6 +1058,10 @@ def generate(model, itos, n=10, *, temperature=1.0, prefix="", seed=None, max_le
 
 def ring_buffers(model, N):
     """The empty ring buffers for N words, one for each layer of a WaveNet. Notebook 08."""
+    check_sizes(N=N)
+    if not isinstance(model, WaveNet):
+        raise ValueError(f"the model is a {type(model).__name__}; expected a WaveNet (a tree is "
+                         "sampled with sample)")
     convs = [layer.conv for layer in model.layers]
     return [RingBuffer(conv.backs[0], N, conv.linear.in_features // (len(conv.backs) + 1))
             for conv in convs]
@@ -967,11 +1069,13 @@ def ring_buffers(model, N):
 
 def start_sampling(n, itos, temperature, prefix, seed, max_length):
     """(stoi, generator) for sampling; raises ValueError for values that cannot be meant."""
-    _positive_int("n", n)
-    _positive_int("max_length", max_length)
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature!r}; expected a positive number")
+    check_sizes(n=n, max_length=max_length)
+    check_numbers(temperature=temperature)
+    if seed is not None:
+        check_numbers(seed=seed)
     stoi = {ch: i for i, ch in itos.items() if i}
+    if not isinstance(prefix, str):
+        raise ValueError(f"prefix is {prefix!r}; expected a text, or '' for none")
     for ch in prefix:
         if ch not in stoi:
             raise ValueError(f"prefix {prefix!r}: {ch!r} is not in the vocabulary; leave it out")
@@ -1009,7 +1113,7 @@ def rolling_mean(losses, window):
     A window longer than the list is cut to it. Raises ValueError for no losses or a window that
     is no positive integer.
     """
-    _positive_int("window", window)
+    check_sizes(window=window)
     if len(losses) == 0:
         raise ValueError("rolling_mean: no losses; train for at least one step")
     window = min(window, len(losses))
@@ -1023,6 +1127,8 @@ def plot_losses(curves, window=1000, title="Training loss", decay_at=None):
     The window is at most a fifth of the steps, so that a short run shows a curve, too. A dotted
     line marks the step `decay_at`, from which on the learning rate is lower.
     """
+    if not curves:
+        raise ValueError("plot_losses: no losses; give it {label: losses}")
     _, ax = plt.subplots()
     for label, losses in curves.items():
         smooth = rolling_mean(losses, min(window, max(1, len(losses) // 5)))

@@ -1,10 +1,17 @@
 """Quick by default, `--full` to train for real. Everything runs on one thread a worker."""
 
+import contextlib
 import os
+import re
 
 import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+import helpers
+from course import code_cells, tags
 
 
 def pytest_addoption(parser):
@@ -22,7 +29,7 @@ class Scheduling(LoadScopeScheduling):
     """A worker takes a module or a notebook at a time, and the runs of whole notebooks singly."""
 
     def _split_scope(self, nodeid):
-        if any(name in nodeid for name in ("test_exercises.py", "test_browser.py")):
+        if re.search("test_(exercises|settings|browser).py", nodeid):
             return nodeid
         return super()._split_scope(nodeid)
 
@@ -32,3 +39,40 @@ def pytest_xdist_make_scheduler(config, log):
     if config.getvalue("dist") == "loadscope":
         return Scheduling(config, log)
     return None
+
+
+@pytest.fixture
+def words_file(tmp_path):
+    """A function that writes words to a file, one a line: its path."""
+
+    def words_file(words):
+        file = tmp_path / "words.txt"
+        file.write_text("\n".join(words), encoding="utf-8")
+        return str(file)
+
+    return words_file
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """A function that runs the cells of a notebook with other parameters: its namespace, its cells.
+
+    In this process, in quick mode, in one namespace. `around(cell)` is a context for each cell.
+    """
+
+    def run(path, changes, around=lambda cell: contextlib.nullcontext()):
+        monkeypatch.chdir(path.parent)
+        monkeypatch.setattr(helpers, "QUICK", True)
+        monkeypatch.setattr(helpers, "OUTPUT", tmp_path / "output")
+        namespace = {"__name__": "__main__"}
+        cells = code_cells(nbformat.read(path, as_version=4))
+        for cell in cells:
+            with around(cell):
+                exec(compile(cell.source, f"{path.name}:{cell.id}", "exec"), namespace)
+            if "parameters" in tags(cell):
+                namespace.update({k: v for k, v in changes.items() if k in namespace})
+        plt.close("all")
+        assert not (tmp_path / "output").exists(), "a run with other values was kept as a result"
+        return namespace, cells
+
+    return run

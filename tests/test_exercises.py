@@ -1,16 +1,12 @@
-"""Every notebook with other hyperparameters and other words, and its exercises on top.
-
-The cells run in this process, in quick mode, in one namespace a notebook.
-"""
+"""The exercises: stubs, checks, solutions and wrong answers, in notebooks with other sizes."""
 
 import re
 
-import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
 import helpers
-from course import PATHS, ROOT, code_cells, tags
+from course import PATHS, ROOT, code_cells
 
 MARK = "\n# The check: leave it as it is.\n"
 
@@ -475,54 +471,6 @@ def draw_names(probs, n):
 }
 
 
-def words_file(folder, words):
-    file = folder / "names.txt"
-    file.write_text("\n".join(words), encoding="utf-8")
-    return str(file)
-
-
-OTHER_SCRIPTS = ["Анна", "мария", "Пётр", "Zoë", "João", "Émile", "Łukasz", "Øyvind", "señor", "ß"]
-
-
-SETTINGS = {
-    "other sizes": lambda folder: {
-        "names_file": words_file(folder, helpers.load_words()[::4]), "block_size": 16,
-        "long_block_size": 16, "n_embd": 8, "n_hidden": 48, "batch_size": 64, "seed": 7,
-        "max_steps": 700, "pair_seeds": 2, "workers": 1},
-    "other order": lambda folder: {
-        "names_file": words_file(folder, helpers.load_words()[::-3]), "pair_seeds": 1,
-        "workers": 1},
-    "other scripts": lambda folder: {
-        "names_file": words_file(folder, 3 * OTHER_SCRIPTS), "pair_seeds": 1, "workers": 1},
-    "tiny": lambda folder: {
-        "names_file": words_file(folder, helpers.load_words()[::20]), "block_size": 2,
-        "long_block_size": 1, "n_embd": 1, "n_hidden": 2, "batch_size": 2, "max_steps": 1,
-        "pair_seeds": 1, "pair_steps": 1, "learning_rate": 1.0, "workers": 1},
-}
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path):
-    """A function that runs the cells of a notebook with other parameters: its namespace."""
-
-    def run(path, setting):
-        monkeypatch.chdir(path.parent)
-        monkeypatch.setattr(helpers, "QUICK", True)
-        monkeypatch.setattr(helpers, "OUTPUT", tmp_path / "output")
-        namespace = {"__name__": "__main__"}
-        cells = code_cells(nbformat.read(path, as_version=4))
-        for cell in cells:
-            exec(compile(cell.source, f"{path.name}:{cell.id}", "exec"), namespace)
-            if "parameters" in tags(cell):
-                changes = SETTINGS[setting](tmp_path)
-                namespace.update({k: v for k, v in changes.items() if k in namespace})
-        plt.close("all")
-        assert not (tmp_path / "output").exists(), "a run with other values was kept as a result"
-        return namespace, cells
-
-    return run
-
-
 def answer(namespace, code, check):
     """What the check says to the answer `code`."""
     scope = dict(namespace)
@@ -536,20 +484,12 @@ def answer(namespace, code, check):
 each_notebook = pytest.mark.parametrize("path", PATHS[::-1], ids=lambda path: path.stem)
 
 
-# The two that start processes of their own, which takes long, have these only with --full.
-RUNS = [pytest.param(path, setting, id=f"{setting}-{path.stem}")
-        for setting in ("other order", "other scripts", "tiny") for path in PATHS[::-1]
-        if not (helpers.QUICK and path.name[:2] in ("09", "10"))]
-
-
-@pytest.mark.parametrize(("path", "setting"), RUNS)
-def test_runs_with_other_words_and_sizes(path, setting, run):
-    run(path, setting)
-
-
 @each_notebook
-def test_runs_with_other_sizes_and_its_exercises_can_be_solved(path, run):
-    namespace, cells = run(path, "other sizes")
+def test_runs_with_other_sizes_and_its_exercises_can_be_solved(path, run, words_file):
+    namespace, cells = run(path, {
+        "names_file": words_file(helpers.load_words()[::4]), "block_size": 16,
+        "long_block_size": 16, "n_embd": 8, "n_hidden": 48, "batch_size": 64, "seed": 7,
+        "max_steps": 700, "pair_seeds": 2, "workers": 1})
     all_cells = nbformat.read(path, as_version=4).cells
     exercises = [c for c in cells if MARK in c.source]
     assert exercises or path == PATHS[0]

@@ -32,7 +32,7 @@ from helpers import (
 
 matplotlib.use("Agg")
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LETTERS = list("abcdefghijklmnopqrstuvwxyz")
 NO_INTEGERS = [0, -1, 2.5, True]
 NO_POSITIVES = [0, -1, math.nan, math.inf]
 
@@ -232,7 +232,7 @@ def test_the_vocabulary_is_the_dot_and_the_sorted_characters():
 
 
 def test_the_real_vocabulary_has_27_characters(stoi):
-    assert list(stoi) == list("." + LETTERS)
+    assert list(stoi) == [".", *LETTERS]
 
 
 def test_the_split_is_that_of_the_lecture(words):
@@ -254,7 +254,7 @@ def test_the_splits_have_the_known_sizes(words):
 def test_splitting_leaves_its_input_and_the_random_state_alone():
     words, state = list(LETTERS), random.getstate()
     helpers.split_words(words)
-    assert words == list(LETTERS)
+    assert words == LETTERS
     assert random.getstate() == state
 
 
