@@ -330,7 +330,15 @@ def layers_for(samples, kernel_size=2):
     while kernel_size**layers <= samples:
         layers += 1
     return layers
-""", "to see 2 samples with kernel 2 takes 1 layers, got 2"),
+""", "to see 2 samples with kernel 2 takes 1 layers, got 2; 0 see 1, 1 see 2"),
+        ("""
+def layers_for(samples, kernel_size=2):
+    return math.ceil(math.log(samples, kernel_size))
+""", "to see 125 samples with kernel 5 takes 3 layers, got 4"),
+        ("""
+def layers_for(samples, kernel_size=2):
+    return mth.ceil(mth.log(samples, kernel_size))
+""", "for 2 samples and kernel 2 it fails: name 'mth' is not defined"),
     ],
     "exercise-leak": [
         ("""
@@ -353,6 +361,40 @@ def first_leak(network, X, t):
     different = (network(X) != network(changed)).any(2).any(0)
     return different.nonzero()[0].item() if different.any() else t
 """, "sees nothing, character 7 of 12 changed: expected 12, got 7"),
+        ("""
+def first_leak(network, X, t):
+    changed = X.clone()
+    changed[:, t] = X[:, t] % 4 + 1
+    return (network(X) != network(changed)).any(2).any(0).nonzero()[0].item()
+""", "sees nothing, character 7 of 12 changed: it fails: index 0 is out of bounds"),
+        ("""
+def first_leak(network, X, t):
+    changed = X.clone()
+    changed[:, t] = X[:, t] % 4 + 1
+    different = (network(X) != network(changed)).any(2).any(0)
+    return different.nonzero().flatten() if different.any() else X.shape[1]
+""", r"sees 2 ahead, character 7 of 12 changed: expected 5, got \[5, 7\]"),
+        ("""
+def first_leak(network, X, t):
+    changed = X.clone()
+    changed[:, t] += 1
+    different = (network(X) != network(changed)).any(2).any(0)
+    return different.nonzero()[0].item() if different.any() else X.shape[1]
+""", "it fails: Class values must be smaller than num_classes"),
+        ("""
+def first_leak(network, X, t):
+    changed = X.clone()
+    changed[0, t] = X[0, t] % 4 + 1
+    different = (network(X) != network(changed)).any(2).any(0)
+    return different.nonzero()[0].item() if different.any() else X.shape[1]
+""", "sees 3 ahead in row 1 only, character 7 of 12 changed: expected 4, got 7"),
+        ("""
+def first_leak(network, X, t):
+    changed = X.clone()
+    changed[:, t] = 1
+    different = (network(X) != network(changed)).any(2).any(0)
+    return different.nonzero()[0].item() if different.any() else X.shape[1]
+""", "in row 1 only, .* expected 4, got 7"),
     ],
     "exercise-ring": [
         ("""
@@ -371,13 +413,38 @@ def ring_step(ring, t, x, back):
     old = ring[t - back].clone()
     ring[t] = x
     return old
-""", "t = 4, 4 back it fails: index 4 is out of bounds"),
+""", "t = 4, 4 back, inputs 10, 20, ...: it fails: index 4 is out of bounds"),
         ("""
 def ring_step(ring, t, x, back):
     old = ring[t % len(ring)].clone()
     ring[t % len(ring)] = x
     return old
 """, "t = 1, 1 back, inputs 10, 20, ...: expected 10, got 0"),
+        ("""
+def ring_step(ring, t, x, back):
+    old = ring[-back]
+    ring = torch.cat([ring[1:], x[None]])
+    return old
+""", r"10 should replace the oldest of \[0.0, 0.0, 0.0, 0.0\]"),
+        ("""
+def ring_step(ring, t, x, back):
+    old = ring[t % back].clone()
+    ring[t % back] = x
+    return old
+""", r"t = 1, 1 back, .* 20 should replace the oldest of \[10.0, 0.0, 0.0, 0.0\]"),
+        ("""
+def ring_step(ring, t, x, back):
+    old = ring[(t - back) % len(ring), 0].clone()
+    ring[t % len(ring)] = x
+    return old
+""", r"expected 0, got tensor\(\[0., 0., 0.\]\), not \(2, 3\)"),
+        ("""
+def ring_step(ring, t, x, back):
+    old = ring[(t - back) % len(ring)].clone()
+    ring[t % len(ring)] = x
+    x *= 0
+    return old
+""", "the network on your rings, against whole names: max difference"),
     ],
     "exercise-luck": [
         ("""
