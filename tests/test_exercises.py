@@ -459,6 +459,22 @@ def luck(n, sd):
 def luck(n, sd):
     return 0.0 if n == 1 else sd / n ** 0.5
 """, r"luck\(2, 2.0\) should be near 1.13, got 1.41"),
+        ("""
+def luck(n, sd):
+    return -np.random.default_rng(0).normal(0, sd, n).min()
+""", r"luck\(1, 2.0\) should be near 0.00, got -0.25"),
+        ("""
+def luck(n, sd):
+    return -np.random.default_rng(0).normal(0, sd, (10_000, n)).min(axis=1)
+""", r"luck\(1, 2.0\) should be one number, got the shape \(10000,\)"),
+        ("""
+def luck(n, sd):
+    return -torch.normal(0, sd, (10_000, n)).min(dim=1).mean()
+""", r"for luck\(1, 2.0\) it fails: 'torch.return_types.min' object has no attribute 'mean'"),
+        ("""
+def luck(n, sd):
+    return float("nan")
+""", "should be near 0.00, got nan"),
     ],
     "exercise-first": [
         ("""
@@ -474,6 +490,18 @@ def without_first(losses):
     losses[:, 0] = np.nan
     return losses.nanmean()
 """, "changed for the caller"),
+        ("""
+def without_first(losses):
+    return losses[1:].nanmean()
+""", "= 2.5, got 4.5"),
+        ("""
+def without_first(losses):
+    return losses[:, 1:].nanmean(1)
+""", r"expected one number, got tensor\(\[1., 3.\]\)"),
+        ("""
+def without_first(losses):
+    return losses.dropna().mean()
+""", "it fails: 'Tensor' object has no attribute 'dropna'"),
     ],
     "exercise-flops": [
         ("""
