@@ -516,6 +516,19 @@ def conv_flops(N, L, C_in, C_out, kernel_size):
 def conv_flops(N, L, C_in, C_out, kernel_size):
     return 3 * 2 * N * L * 2 * C_in * C_out
 """, "kernel 3: .* that is 1.5 times as many"),
+        ("""
+def conv_flops(N, L, C_in, C_out, kernel_size):
+    return 6 * N * (L - kernel_size + 1) * kernel_size * C_in * C_out
+""", "the counter says 12, got 0$"),
+        ("""
+def conv_flops(N, L, C_in, C_out, kernel_size):
+    forward = 2 * N * L * kernel_size * C_in * C_out
+    return forward, 2 * forward
+""", r"the counter says 12, got \(4, 8\)$"),
+        ("""
+def conv_flops(N, L, C, kernel_size):
+    return 6 * N * L * kernel_size * C * C
+""", "kernel 2 it fails: .* takes 4 positional arguments but 5 were given"),
     ],
     "exercise-batched": [
         ("""
@@ -566,6 +579,20 @@ def draw_names(probs, n):
         for name, i in zip(names, ids.tolist()):
             name.append(i)
 """, "2,000 times, and no end"),
+        ("""
+def draw_names(probs, n):
+    ids = torch.zeros(n, dtype=torch.int64)
+    while (ids := torch.multinomial(probs(ids), 1)).any():
+        pass
+""", r"fails: probs takes \(M,\) int64, got \(300, 1\) torch.int64"),
+        ("""
+def draw_names(probs, n):
+    return torch.multinomial(probs(torch.zeros(n, dtype=torch.int64)), 1)
+""", "expected a list of 300 names, got Tensor"),
+        ("""
+def draw_names(probs, n):
+    return torch.multinomial(probs(torch.zeros(n, dtype=torch.int64)), 1)[:, 0].tolist()
+""", r"can only give \[1\] and \[2, 3\], got [12]$"),
     ],
 }
 
