@@ -326,7 +326,15 @@ def layers_for(samples, kernel_size=2):
     while kernel_size**layers <= samples:
         layers += 1
     return layers
-""", "to see 2 samples with kernel 2 takes 1 layers, got 2"),
+""", "to see 2 samples with kernel 2 takes 1 layers, got 2; 0 see 1, 1 see 2"),
+        ("""
+def layers_for(samples, kernel_size=2):
+    return math.ceil(math.log(samples, kernel_size))
+""", "to see 125 samples with kernel 5 takes 3 layers, got 4"),
+        ("""
+def layers_for(samples, kernel_size=2):
+    return mth.ceil(mth.log(samples, kernel_size))
+""", "for 2 samples and kernel 2 it fails: name 'mth' is not defined"),
     ],
     "exercise-leak": [
         ("""
@@ -349,6 +357,40 @@ def first_leak(network, X, t):
     different = (network(X) != network(changed)).any(2).any(0)
     return different.nonzero()[0].item() if different.any() else t
 """, "sees nothing, character 7 of 12 changed: expected 12, got 7"),
+        ("""
+def first_leak(network, X, t):
+    changed = X.clone()
+    changed[:, t] = X[:, t] % 4 + 1
+    return (network(X) != network(changed)).any(2).any(0).nonzero()[0].item()
+""", "sees nothing, character 7 of 12 changed: it fails: index 0 is out of bounds"),
+        ("""
+def first_leak(network, X, t):
+    changed = X.clone()
+    changed[:, t] = X[:, t] % 4 + 1
+    different = (network(X) != network(changed)).any(2).any(0)
+    return different.nonzero().flatten() if different.any() else X.shape[1]
+""", r"sees 2 ahead, character 7 of 12 changed: expected 5, got \[5, 7\]"),
+        ("""
+def first_leak(network, X, t):
+    changed = X.clone()
+    changed[:, t] += 1
+    different = (network(X) != network(changed)).any(2).any(0)
+    return different.nonzero()[0].item() if different.any() else X.shape[1]
+""", "it fails: Class values must be smaller than num_classes"),
+        ("""
+def first_leak(network, X, t):
+    changed = X.clone()
+    changed[0, t] = X[0, t] % 4 + 1
+    different = (network(X) != network(changed)).any(2).any(0)
+    return different.nonzero()[0].item() if different.any() else X.shape[1]
+""", "sees 3 ahead in row 1 only, character 7 of 12 changed: expected 4, got 7"),
+        ("""
+def first_leak(network, X, t):
+    changed = X.clone()
+    changed[:, t] = 1
+    different = (network(X) != network(changed)).any(2).any(0)
+    return different.nonzero()[0].item() if different.any() else X.shape[1]
+""", "in row 1 only, .* expected 4, got 7"),
     ],
     "exercise-ring": [
         ("""
@@ -367,13 +409,38 @@ def ring_step(ring, t, x, back):
     old = ring[t - back].clone()
     ring[t] = x
     return old
-""", "t = 4, 4 back it fails: index 4 is out of bounds"),
+""", "t = 4, 4 back, inputs 10, 20, ...: it fails: index 4 is out of bounds"),
         ("""
 def ring_step(ring, t, x, back):
     old = ring[t % len(ring)].clone()
     ring[t % len(ring)] = x
     return old
 """, "t = 1, 1 back, inputs 10, 20, ...: expected 10, got 0"),
+        ("""
+def ring_step(ring, t, x, back):
+    old = ring[-back]
+    ring = torch.cat([ring[1:], x[None]])
+    return old
+""", r"10 should replace the oldest of \[0.0, 0.0, 0.0, 0.0\]"),
+        ("""
+def ring_step(ring, t, x, back):
+    old = ring[t % back].clone()
+    ring[t % back] = x
+    return old
+""", r"t = 1, 1 back, .* 20 should replace the oldest of \[10.0, 0.0, 0.0, 0.0\]"),
+        ("""
+def ring_step(ring, t, x, back):
+    old = ring[(t - back) % len(ring), 0].clone()
+    ring[t % len(ring)] = x
+    return old
+""", r"expected 0, got tensor\(\[0., 0., 0.\]\), not \(2, 3\)"),
+        ("""
+def ring_step(ring, t, x, back):
+    old = ring[(t - back) % len(ring)].clone()
+    ring[t % len(ring)] = x
+    x *= 0
+    return old
+""", "the network on your rings, against whole names: max difference"),
     ],
     "exercise-luck": [
         ("""
@@ -388,6 +455,22 @@ def luck(n, sd):
 def luck(n, sd):
     return 0.0 if n == 1 else sd / n ** 0.5
 """, r"luck\(2, 2.0\) should be near 1.13, got 1.41"),
+        ("""
+def luck(n, sd):
+    return -np.random.default_rng(0).normal(0, sd, n).min()
+""", r"luck\(1, 2.0\) should be near 0.00, got -0.25"),
+        ("""
+def luck(n, sd):
+    return -np.random.default_rng(0).normal(0, sd, (10_000, n)).min(axis=1)
+""", r"luck\(1, 2.0\) should be one number, got the shape \(10000,\)"),
+        ("""
+def luck(n, sd):
+    return -torch.normal(0, sd, (10_000, n)).min(dim=1).mean()
+""", r"for luck\(1, 2.0\) it fails: 'torch.return_types.min' object has no attribute 'mean'"),
+        ("""
+def luck(n, sd):
+    return float("nan")
+""", "should be near 0.00, got nan"),
     ],
     "exercise-first": [
         ("""
@@ -403,6 +486,18 @@ def without_first(losses):
     losses[:, 0] = np.nan
     return losses.nanmean()
 """, "changed for the caller"),
+        ("""
+def without_first(losses):
+    return losses[1:].nanmean()
+""", "= 2.5, got 4.5"),
+        ("""
+def without_first(losses):
+    return losses[:, 1:].nanmean(1)
+""", r"expected one number, got tensor\(\[1., 3.\]\)"),
+        ("""
+def without_first(losses):
+    return losses.dropna().mean()
+""", "it fails: 'Tensor' object has no attribute 'dropna'"),
     ],
     "exercise-flops": [
         ("""
@@ -417,6 +512,19 @@ def conv_flops(N, L, C_in, C_out, kernel_size):
 def conv_flops(N, L, C_in, C_out, kernel_size):
     return 3 * 2 * N * L * 2 * C_in * C_out
 """, "kernel 3: .* that is 1.5 times as many"),
+        ("""
+def conv_flops(N, L, C_in, C_out, kernel_size):
+    return 6 * N * (L - kernel_size + 1) * kernel_size * C_in * C_out
+""", "the counter says 12, got 0$"),
+        ("""
+def conv_flops(N, L, C_in, C_out, kernel_size):
+    forward = 2 * N * L * kernel_size * C_in * C_out
+    return forward, 2 * forward
+""", r"the counter says 12, got \(4, 8\)$"),
+        ("""
+def conv_flops(N, L, C, kernel_size):
+    return 6 * N * L * kernel_size * C * C
+""", "kernel 2 it fails: .* takes 4 positional arguments but 5 were given"),
     ],
     "exercise-batched": [
         ("""
@@ -467,6 +575,20 @@ def draw_names(probs, n):
         for name, i in zip(names, ids.tolist()):
             name.append(i)
 """, "2,000 times, and no end"),
+        ("""
+def draw_names(probs, n):
+    ids = torch.zeros(n, dtype=torch.int64)
+    while (ids := torch.multinomial(probs(ids), 1)).any():
+        pass
+""", r"fails: probs takes \(M,\) int64, got \(300, 1\) torch.int64"),
+        ("""
+def draw_names(probs, n):
+    return torch.multinomial(probs(torch.zeros(n, dtype=torch.int64)), 1)
+""", "expected a list of 300 names, got Tensor"),
+        ("""
+def draw_names(probs, n):
+    return torch.multinomial(probs(torch.zeros(n, dtype=torch.int64)), 1)[:, 0].tolist()
+""", r"can only give \[1\] and \[2, 3\], got [12]$"),
     ],
 }
 
