@@ -167,11 +167,23 @@ def batch_norm(x, eps=1e-5):
         ("""
 def unseen_share(train, val):
     return len(set(val) - set(train)) / len(set(val))
-""", "expected 0.667, got 0.5"),
+""", "expected 0.666667, got 0.5"),
         ("""
 def unseen_share(train, val):
     return sum(word in set(train) for word in val) / len(val)
-""", "expected 0.000, got 1.000"),
+""", "expected 0, got 1.0"),
+        ("""
+def unseen_share(train, val):
+    return [word for word in val if word not in train]
+""", r"expected 0.5, got \['c'\]"),
+        ("""
+def unseen_share(train, val):
+    return len(val - train) / len(val)
+""", "it fails: TypeError"),
+        ("""
+def unseen_share(train, val):
+    return round(sum(word not in train for word in val) / len(val), 3)
+""", "expected 0.666667, got 0.667"),
     ],
     "exercise-activations": [
         ("""
@@ -179,7 +191,29 @@ def activations(model, X):
     with helpers.mode(model, training=False), torch.no_grad():
         model(X)
     return [m.out for m in model.layers if isinstance(m, helpers.Tanh)]
-""", "expected the shapes"),
+""", "expected tensors of the shapes"),
+        ("""
+def activations(model, X):
+    return [m.out.reshape(len(m.out), -1, n_hidden) for m in model.layers
+            if isinstance(m, helpers.Tanh)]
+""", "expected tensors of the shapes|the shapes fit, but"),
+        ("""
+def activations(model, X):
+    with helpers.mode(model, training=False), torch.no_grad():
+        model(X)
+    return (0 * m.out.reshape(len(X), -1, n_hidden) for m in model.layers
+            if isinstance(m, helpers.Tanh))
+""", "the shapes fit, but expected what the Tanh layers give"),
+        ("""
+def activations(model, X):
+    model.eval()
+""", "it fails: AttributeError.*has no attribute 'eval'"),
+        ("""
+def activations(model, X):
+    with helpers.mode(model, training=False), torch.no_grad():
+        model(X)
+    return [m.out.tolist() for m in model.layers if isinstance(m, helpers.Tanh)]
+""", "got .*<class 'list'>"),
         ("""
 def activations(model, X):
     model(X)
