@@ -322,7 +322,30 @@ def fold(linear, norm):
     factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     linear.weight.mul_(factor[:, None])
     return linear
-""", "the given Linear has changed"),
+""", "the given Linear or BatchNorm1d has changed"),
+        ("""
+def fold(linear, norm):
+    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    folded = nn.Linear(linear.in_features, linear.out_features)
+    folded.weight.copy_(factor[:, None] * linear.weight)
+    folded.bias.copy_(norm.bias.sub_(factor * norm.running_mean))
+    return folded
+""", "the given Linear or BatchNorm1d has changed"),
+        ("""
+def fold(linear, norm):
+    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    folded = nn.Linear(linear.in_features, linear.out_features)
+    folded.weight.copy_(factor * linear.weight)
+    return folded
+""", "it fails: RuntimeError.'The size of tensor a"),
+        ("""
+def fold(linear, norm):
+    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    folded = nn.Linear(linear.in_features, linear.out_features)
+    folded.weight.data = linear.weight.T * factor
+    folded.bias.data = norm.bias - factor * norm.running_mean
+    return folded
+""", "it fails: RuntimeError.'mat1 and mat2 shapes cannot be multiplied"),
         ("""
 def fold(linear, norm):
     return nn.Sequential(linear, norm)
@@ -335,7 +358,7 @@ def momentum_steps(p, grads, lr, momentum):
         velocity = momentum * 0 + grad
         p = p - lr * velocity
     return p
-""", "after 2 steps expected"),
+""", "after step 2 expected"),
         ("""
 def momentum_steps(p, grads, lr, momentum):
     velocity = 0
@@ -343,7 +366,7 @@ def momentum_steps(p, grads, lr, momentum):
         velocity = momentum * velocity + (1 - momentum) * grad
         p = p - lr * velocity
     return p
-""", "after 1 steps expected"),
+""", "after step 1 expected"),
         ("""
 def momentum_steps(p, grads, lr, momentum):
     velocity = 0
@@ -352,6 +375,32 @@ def momentum_steps(p, grads, lr, momentum):
         p -= lr * velocity
     return p
 """, "that was given has changed"),
+        ("""
+def momentum_steps(p, grads, lr, momentum):
+    velocity = grads[0]
+    p = p - lr * velocity
+    for grad in grads[1:]:
+        velocity *= momentum
+        velocity += grad
+        p = p - lr * velocity
+    return p
+""", "that was given has changed"),
+        ("""
+def momentum_steps(p, grads, lr, momentum):
+    for grad in grads:
+        velocity = momentum * velocity + grad
+        p = p - lr * velocity
+    return p
+""", "it fails: UnboundLocalError"),
+        ("""
+def momentum_steps(p, grads, lr, momentum):
+    path, velocity = [], 0
+    for grad in grads:
+        velocity = momentum * velocity + grad
+        p = p - lr * velocity
+        path.append(p)
+    return path
+""", r"after step 1 expected tensor\(.*\), got \[tensor"),
     ],
     "exercise-field": [
         ("""
