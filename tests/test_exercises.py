@@ -252,6 +252,31 @@ def to_conv(linear, n):
     C_in, C_out = linear.weight.shape[0] // n, linear.weight.shape[1]
     return torch.nn.Conv1d(C_in, C_out, n, dilation=n)
 """, r"got \(\(4, 3, 2\), 2, 1, True\)"),
+        ("""
+def to_conv(linear, n):
+    return torch.nn.Conv1d(linear.in_features // n, linear.out_features, n, stride=n)
+""", "it fails: AttributeError.*'Linear' object has no attribute 'in_features'"),
+        ("""
+def to_conv(linear, n):
+    C_in, C_out = linear.weight.shape[0] // n, linear.weight.shape[1]
+    conv = torch.nn.Conv1d(C_in, C_out, n, stride=n, bias=linear.bias is not None)
+    conv.weight.data = conv_weight(linear.weight)
+    if linear.bias is not None:
+        conv.bias.data = linear.bias
+    return conv
+""", r"for n = 3, 2 channels in, 5 out .* got \(\(5, 3, 2\), 3, 3, True\)"),
+        ("""
+def to_conv(linear, n):
+    C_in, C_out = linear.weight.shape[0] // n, linear.weight.shape[1]
+    return torch.nn.Conv1d(C_in, C_out, n, stride=n, bias=linear.bias)
+""", "it fails: RuntimeError.'Boolean value of Tensor"),
+        ("""
+def to_conv(linear, n):
+    C_in, C_out = linear.weight.shape[0] // n, linear.weight.shape[1]
+    conv = torch.nn.Conv1d(C_in, C_out, n, stride=n, bias=linear.bias is not None)
+    conv.weight.data *= torch.nan
+    return conv
+""", "the largest difference is nan"),
     ],
     "exercise-without": [
         ("""
@@ -272,6 +297,19 @@ def without_conv(net, X):
         h = torch.tanh(torch.cat([h[:, d:], h[:, :-d]], dim=2) @ W + b)
     return h @ W_out + b_out
 """, "the shape fits, the largest difference is"),
+        ("""
+def without_conv(net, X):
+    embedding, pairs, (W_out, b_out) = net
+    h = embedding[X]
+    for level, (W, b) in enumerate(pairs):
+        d = 2**level
+        h = torch.tanh(torch.cat([h[:, :-d], h[:, d:]], dim=1) @ W + b)
+    return h @ W_out + b_out
+""", "it fails: RuntimeError.'mat1 and mat2 shapes cannot be multiplied"),
+        ("""
+def without_conv(net, X):
+    return dilated(net, X).tolist()
+""", "got <class 'list'>"),
     ],
     "exercise-sees": [
         ("""
@@ -286,6 +324,10 @@ def sees(kernel_size, dilations):
 def sees(kernel_size, dilations):
     return kernel_size * sum(dilations)
 """, "the gradient finds 8 positions, got 14"),
+        ("""
+def sees(kernel_size, dilations):
+    return 1 + (kernel_size - 1) * dilations
+""", "it fails: TypeError"),
     ],
     "exercise-depends": [
         ("""
@@ -307,6 +349,24 @@ def depends(function, x, t):
 def depends(function, x, t):
     return list(range(t + 1))
 """, r"x.roll\(2, 1\) and t = 9 expected \[7, 9\], got \[0, 1, 2"),
+        ("""
+def depends(function, x, t):
+    x.requires_grad_()
+    for channel in function(x)[0, t]:
+        channel.backward(retain_graph=True)
+    return [i for i in range(x.shape[1]) if x.grad[0, i].any()]
+""", r"t = 9 expected \[9, 12\], got \[7, 9, 12\]"),
+        ("""
+def depends(function, x, t):
+    x = x.clone().requires_grad_()
+    return [i for i in range(x.shape[1]) if torch.autograd.grad(function(x)[t], x)]
+""", "it fails: IndexError"),
+        ("""
+def depends(function, x, t):
+    x = x.clone().requires_grad_()
+    grad, = torch.autograd.grad(function(x)[0, t].square().sum(), x)
+    return grad[0].any(1)
+""", r"expected \[7, 9\], got \[False, False"),
     ],
     "exercise-fold": [
         ("""
