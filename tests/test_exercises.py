@@ -163,11 +163,23 @@ def batch_norm(x, eps=1e-5):
         ("""
 def unseen_share(train, val):
     return len(set(val) - set(train)) / len(set(val))
-""", "expected 0.667, got 0.5"),
+""", "expected 0.666667, got 0.5"),
         ("""
 def unseen_share(train, val):
     return sum(word in set(train) for word in val) / len(val)
-""", "expected 0.000, got 1.000"),
+""", "expected 0, got 1.0"),
+        ("""
+def unseen_share(train, val):
+    return [word for word in val if word not in train]
+""", r"expected 0.5, got \['c'\]"),
+        ("""
+def unseen_share(train, val):
+    return len(val - train) / len(val)
+""", "it fails: TypeError"),
+        ("""
+def unseen_share(train, val):
+    return round(sum(word not in train for word in val) / len(val), 3)
+""", "expected 0.666667, got 0.667"),
     ],
     "exercise-activations": [
         ("""
@@ -175,7 +187,29 @@ def activations(model, X):
     with helpers.mode(model, training=False), torch.no_grad():
         model(X)
     return [m.out for m in model.layers if isinstance(m, helpers.Tanh)]
-""", "expected the shapes"),
+""", "expected tensors of the shapes"),
+        ("""
+def activations(model, X):
+    return [m.out.reshape(len(m.out), -1, n_hidden) for m in model.layers
+            if isinstance(m, helpers.Tanh)]
+""", "expected tensors of the shapes|the shapes fit, but"),
+        ("""
+def activations(model, X):
+    with helpers.mode(model, training=False), torch.no_grad():
+        model(X)
+    return (0 * m.out.reshape(len(X), -1, n_hidden) for m in model.layers
+            if isinstance(m, helpers.Tanh))
+""", "the shapes fit, but expected what the Tanh layers give"),
+        ("""
+def activations(model, X):
+    model.eval()
+""", "it fails: AttributeError.*has no attribute 'eval'"),
+        ("""
+def activations(model, X):
+    with helpers.mode(model, training=False), torch.no_grad():
+        model(X)
+    return [m.out.tolist() for m in model.layers if isinstance(m, helpers.Tanh)]
+""", "got .*<class 'list'>"),
         ("""
 def activations(model, X):
     model(X)
@@ -214,6 +248,31 @@ def to_conv(linear, n):
     C_in, C_out = linear.weight.shape[0] // n, linear.weight.shape[1]
     return torch.nn.Conv1d(C_in, C_out, n, dilation=n)
 """, r"got \(\(4, 3, 2\), 2, 1, True\)"),
+        ("""
+def to_conv(linear, n):
+    return torch.nn.Conv1d(linear.in_features // n, linear.out_features, n, stride=n)
+""", "it fails: AttributeError.*'Linear' object has no attribute 'in_features'"),
+        ("""
+def to_conv(linear, n):
+    C_in, C_out = linear.weight.shape[0] // n, linear.weight.shape[1]
+    conv = torch.nn.Conv1d(C_in, C_out, n, stride=n, bias=linear.bias is not None)
+    conv.weight.data = conv_weight(linear.weight)
+    if linear.bias is not None:
+        conv.bias.data = linear.bias
+    return conv
+""", r"for n = 3, 2 channels in, 5 out .* got \(\(5, 3, 2\), 3, 3, True\)"),
+        ("""
+def to_conv(linear, n):
+    C_in, C_out = linear.weight.shape[0] // n, linear.weight.shape[1]
+    return torch.nn.Conv1d(C_in, C_out, n, stride=n, bias=linear.bias)
+""", "it fails: RuntimeError.'Boolean value of Tensor"),
+        ("""
+def to_conv(linear, n):
+    C_in, C_out = linear.weight.shape[0] // n, linear.weight.shape[1]
+    conv = torch.nn.Conv1d(C_in, C_out, n, stride=n, bias=linear.bias is not None)
+    conv.weight.data *= torch.nan
+    return conv
+""", "the largest difference is nan"),
     ],
     "exercise-without": [
         ("""
@@ -234,6 +293,19 @@ def without_conv(net, X):
         h = torch.tanh(torch.cat([h[:, d:], h[:, :-d]], dim=2) @ W + b)
     return h @ W_out + b_out
 """, "the shape fits, the largest difference is"),
+        ("""
+def without_conv(net, X):
+    embedding, pairs, (W_out, b_out) = net
+    h = embedding[X]
+    for level, (W, b) in enumerate(pairs):
+        d = 2**level
+        h = torch.tanh(torch.cat([h[:, :-d], h[:, d:]], dim=1) @ W + b)
+    return h @ W_out + b_out
+""", "it fails: RuntimeError.'mat1 and mat2 shapes cannot be multiplied"),
+        ("""
+def without_conv(net, X):
+    return dilated(net, X).tolist()
+""", "got <class 'list'>"),
     ],
     "exercise-sees": [
         ("""
@@ -248,6 +320,10 @@ def sees(kernel_size, dilations):
 def sees(kernel_size, dilations):
     return kernel_size * sum(dilations)
 """, "the gradient finds 8 positions, got 14"),
+        ("""
+def sees(kernel_size, dilations):
+    return 1 + (kernel_size - 1) * dilations
+""", "it fails: TypeError"),
     ],
     "exercise-depends": [
         ("""
@@ -269,6 +345,24 @@ def depends(function, x, t):
 def depends(function, x, t):
     return list(range(t + 1))
 """, r"x.roll\(2, 1\) and t = 9 expected \[7, 9\], got \[0, 1, 2"),
+        ("""
+def depends(function, x, t):
+    x.requires_grad_()
+    for channel in function(x)[0, t]:
+        channel.backward(retain_graph=True)
+    return [i for i in range(x.shape[1]) if x.grad[0, i].any()]
+""", r"t = 9 expected \[9, 12\], got \[7, 9, 12\]"),
+        ("""
+def depends(function, x, t):
+    x = x.clone().requires_grad_()
+    return [i for i in range(x.shape[1]) if torch.autograd.grad(function(x)[t], x)]
+""", "it fails: IndexError"),
+        ("""
+def depends(function, x, t):
+    x = x.clone().requires_grad_()
+    grad, = torch.autograd.grad(function(x)[0, t].square().sum(), x)
+    return grad[0].any(1)
+""", r"expected \[7, 9\], got \[False, False"),
     ],
     "exercise-fold": [
         ("""
@@ -284,7 +378,30 @@ def fold(linear, norm):
     factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     linear.weight.mul_(factor[:, None])
     return linear
-""", "the given Linear has changed"),
+""", "the given Linear or BatchNorm1d has changed"),
+        ("""
+def fold(linear, norm):
+    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    folded = nn.Linear(linear.in_features, linear.out_features)
+    folded.weight.copy_(factor[:, None] * linear.weight)
+    folded.bias.copy_(norm.bias.sub_(factor * norm.running_mean))
+    return folded
+""", "the given Linear or BatchNorm1d has changed"),
+        ("""
+def fold(linear, norm):
+    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    folded = nn.Linear(linear.in_features, linear.out_features)
+    folded.weight.copy_(factor * linear.weight)
+    return folded
+""", "it fails: RuntimeError.'The size of tensor a"),
+        ("""
+def fold(linear, norm):
+    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    folded = nn.Linear(linear.in_features, linear.out_features)
+    folded.weight.data = linear.weight.T * factor
+    folded.bias.data = norm.bias - factor * norm.running_mean
+    return folded
+""", "it fails: RuntimeError.'mat1 and mat2 shapes cannot be multiplied"),
         ("""
 def fold(linear, norm):
     return nn.Sequential(linear, norm)
@@ -297,7 +414,7 @@ def momentum_steps(p, grads, lr, momentum):
         velocity = momentum * 0 + grad
         p = p - lr * velocity
     return p
-""", "after 2 steps expected"),
+""", "after step 2 expected"),
         ("""
 def momentum_steps(p, grads, lr, momentum):
     velocity = 0
@@ -305,7 +422,7 @@ def momentum_steps(p, grads, lr, momentum):
         velocity = momentum * velocity + (1 - momentum) * grad
         p = p - lr * velocity
     return p
-""", "after 1 steps expected"),
+""", "after step 1 expected"),
         ("""
 def momentum_steps(p, grads, lr, momentum):
     velocity = 0
@@ -314,6 +431,32 @@ def momentum_steps(p, grads, lr, momentum):
         p -= lr * velocity
     return p
 """, "that was given has changed"),
+        ("""
+def momentum_steps(p, grads, lr, momentum):
+    velocity = grads[0]
+    p = p - lr * velocity
+    for grad in grads[1:]:
+        velocity *= momentum
+        velocity += grad
+        p = p - lr * velocity
+    return p
+""", "that was given has changed"),
+        ("""
+def momentum_steps(p, grads, lr, momentum):
+    for grad in grads:
+        velocity = momentum * velocity + grad
+        p = p - lr * velocity
+    return p
+""", "it fails: UnboundLocalError"),
+        ("""
+def momentum_steps(p, grads, lr, momentum):
+    path, velocity = [], 0
+    for grad in grads:
+        velocity = momentum * velocity + grad
+        p = p - lr * velocity
+        path.append(p)
+    return path
+""", r"after step 1 expected tensor\(.*\), got \[tensor"),
     ],
     "exercise-field": [
         ("""
