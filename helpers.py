@@ -1059,9 +1059,9 @@ def generate(model, itos, n=10, *, temperature=1.0, prefix="", seed=None, max_le
 def ring_buffers(model, N):
     """The empty ring buffers for N words, one for each layer of a WaveNet. Notebook 08."""
     check_sizes(N=N)
-    if not isinstance(model, WaveNet):
-        raise ValueError(f"the model is a {type(model).__name__}; expected a WaveNet (a tree is "
-                         "sampled with sample)")
+    if not all(hasattr(layer, "conv") for layer in getattr(model, "layers", [None])):
+        raise ValueError(f"the model is a {type(model).__name__}; expected layers with a `conv`, "
+                         "as those of a WaveNet (use sample for a tree)")
     convs = [layer.conv for layer in model.layers]
     return [RingBuffer(conv.backs[0], N, conv.linear.in_features // (len(conv.backs) + 1))
             for conv in convs]
