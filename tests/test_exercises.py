@@ -25,6 +25,18 @@ def chance_loss(n):
 def chance_loss(n):
     return 1 / n
 """, r"chance_loss\(2\) should be 0.6931, got 0.5"),
+        ("""
+def chance_loss(n):
+    return torch.log(n)
+""", r"should be 0.6931, but it fails: log\(\): argument 'input' \(position 1\) must be Tensor"),
+        ("""
+def chance_loss(n):
+    return -torch.full((n,), 1 / n).log()
+""", r"should be one number, 0.6931, got tensor\(\[0.6931, 0.6931\]\)"),
+        ("""
+def chance_loss(n):
+    return float("nan")
+""", "should be 0.6931, got nan"),
     ],
     "exercise-relu": [
         ("""
