@@ -44,18 +44,48 @@ class ReLU:
     def __call__(self, x):
         self.out = x.abs()
         return self.out
+
+    def parameters(self):
+        return []
 """, "expected .* got"),
         ("""
 class ReLU:
     def __call__(self, x):
         return x.clamp(min=0)
+
+    def parameters(self):
+        return []
 """, "self.out"),
         ("""
 class ReLU:
     def __call__(self, x):
         self.out = x.clamp_(min=0)
         return self.out
+
+    def parameters(self):
+        return []
 """, "changed its input"),
+        ("""
+class ReLU:
+    def __call__(self, x):
+        self.out = max(0, x)
+        return self.out
+""", "it fails: Boolean value of Tensor with more than one value is ambiguous"),
+        ("""
+class ReLU:
+    def __call__(self, x):
+        self.out = torch.max(x, 0)
+        return self.out
+
+    def parameters(self):
+        return []
+""", "expected a tensor, got max"),
+        ("""
+class ReLU:
+    def __call__(self, x):
+        self.out = x.clamp(min=0)
+        return self.out
+""", "it fails: 'ReLU' object has no attribute 'parameters'"),
     ],
     "exercise-count": [
         ("""
@@ -66,6 +96,14 @@ def count(v, T, e, h):
 def count(v, T, e, h):
     return v * e + e * T * h + h * v + v
 """, "should be 12097, got 11697"),
+        ("""
+def count(v, T, e, h):
+    return v * e + e * T * h + 4 * h + h * v + v
+""", "should be 12097, got 12497"),
+        ("""
+def count(v, T, e):
+    return v * e
+""", "should be 12097, but it fails: count.. takes 3 positional arguments but 4 were given"),
     ],
     "exercise-flatten": [
         ("""
