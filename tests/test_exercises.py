@@ -268,6 +268,27 @@ def batch_norm(x, eps=1e-5):
     var = x.var(dims, keepdim=True, correction=0)
     return (x - x.mean(dims, keepdim=True)) / torch.sqrt(var + eps)
 """, "largest difference is 0.0"),
+        ("""
+def batch_norm(x, eps=1e-5):
+    dims = 0 if x.ndim == 2 else (0, 1)
+    return (x - x.mean(dims)) / x.std(dims)
+""", r"\(32, 20\) the largest difference is nan"),
+        ("""
+def batch_norm(x, eps=1e-5):
+    return (x - x.mean(-1)) / torch.sqrt(x.var(-1) + eps)
+""", r"\(32, 20\) it fails: The size of tensor a \(20\) must match the size of tensor b \(32\)"),
+        ("""
+def batch_norm(x, eps=1e-5):
+    dims = 0 if x.ndim == 2 else (0, 1)
+    x -= x.mean(dims)
+    x /= torch.sqrt(x.var(dims) + eps)
+    return x
+""", "it fails: a leaf Variable that requires grad is being used in an in-place operation"),
+        ("""
+def batch_norm(x, eps=1e-5):
+    dims = tuple(range(x.ndim - 1))
+    return x.mean(dims), x.var(dims)
+""", r"\(32, 20\) became a tuple"),
     ],
     "exercise-unseen": [
         ("""
