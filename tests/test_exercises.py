@@ -21,6 +21,18 @@ def chance_loss(n):
 def chance_loss(n):
     return 1 / n
 """, r"chance_loss\(2\) should be 0.6931, got 0.5"),
+        ("""
+def chance_loss(n):
+    return torch.log(n)
+""", r"should be 0.6931, but it fails: log\(\): argument 'input' \(position 1\) must be Tensor"),
+        ("""
+def chance_loss(n):
+    return -torch.full((n,), 1 / n).log()
+""", r"should be one number, 0.6931, got tensor\(\[0.6931, 0.6931\]\)"),
+        ("""
+def chance_loss(n):
+    return float("nan")
+""", "should be 0.6931, got nan"),
     ],
     "exercise-relu": [
         ("""
@@ -28,18 +40,48 @@ class ReLU:
     def __call__(self, x):
         self.out = x.abs()
         return self.out
+
+    def parameters(self):
+        return []
 """, "expected .* got"),
         ("""
 class ReLU:
     def __call__(self, x):
         return x.clamp(min=0)
+
+    def parameters(self):
+        return []
 """, "self.out"),
         ("""
 class ReLU:
     def __call__(self, x):
         self.out = x.clamp_(min=0)
         return self.out
+
+    def parameters(self):
+        return []
 """, "changed its input"),
+        ("""
+class ReLU:
+    def __call__(self, x):
+        self.out = max(0, x)
+        return self.out
+""", "it fails: Boolean value of Tensor with more than one value is ambiguous"),
+        ("""
+class ReLU:
+    def __call__(self, x):
+        self.out = torch.max(x, 0)
+        return self.out
+
+    def parameters(self):
+        return []
+""", "expected a tensor, got max"),
+        ("""
+class ReLU:
+    def __call__(self, x):
+        self.out = x.clamp(min=0)
+        return self.out
+""", "it fails: 'ReLU' object has no attribute 'parameters'"),
     ],
     "exercise-count": [
         ("""
@@ -50,6 +92,14 @@ def count(v, T, e, h):
 def count(v, T, e, h):
     return v * e + e * T * h + h * v + v
 """, "should be 12097, got 11697"),
+        ("""
+def count(v, T, e, h):
+    return v * e + e * T * h + 4 * h + h * v + v
+""", "should be 12097, got 12497"),
+        ("""
+def count(v, T, e):
+    return v * e
+""", "should be 12097, but it fails: count.. takes 3 positional arguments but 4 were given"),
     ],
     "exercise-flatten": [
         ("""
@@ -72,6 +122,19 @@ def flatten_consecutive(x, n):
     B, T, C = x.shape
     return x.reshape(B, T // n, C * n).squeeze()
 """, r"expected \(1, 2, 4\), got \(2, 4\)"),
+        ("""
+def flatten_consecutive(x, n):
+    B, T, C = x.shape
+    return x.view(B, T / n, C * n)
+""", r"\(1, 4, 2\) and n = 2 it fails: view\(\): .* float"),
+        ("""
+def flatten_consecutive(x, n):
+    return torch.cat([x[:, ::2], x[:, 1::2]], dim=2)
+""", r"\(3, 9, 5\) and n = 3 it fails: Sizes of tensors must match except in dimension 2"),
+        ("""
+def flatten_consecutive(x, n):
+    return [x[:, i:i + n].flatten(1) for i in range(0, x.shape[1], n)]
+""", r"expected \(1, 2, 4\), got a list"),
     ],
     "exercise-tree": [
         ("""
@@ -82,7 +145,7 @@ def three_levels(v, e, h):
 def three_levels(v, e, h):
     return Sequential([Embedding(v, e), FlattenConsecutive(4), Linear(4 * e, h),
                        FlattenConsecutive(2), Linear(2 * h, v)])
-""", r"groups of \[4, 2\]"),
+""", r"layer 1 after .* should be FlattenConsecutive\(2\), got FlattenConsecutive\(4\)"),
         ("""
 def three_levels(v, e, h):
     return Sequential([Embedding(v, e), FlattenConsecutive(2), Linear(2 * e, h),
@@ -92,13 +155,29 @@ def three_levels(v, e, h):
 def three_levels(v, e, h):
     levels = [FlattenConsecutive(2), FlattenConsecutive(2), FlattenConsecutive(2)]
     return Sequential([Embedding(v, e), *levels, Linear(8 * e, h), Tanh(), Linear(h, v)])
-""", r"expected 20, 32, 32, 16 inputs, got weights \[\(80, 16\)"),
+""", r"layer 2 after .* should be Linear to 16, got FlattenConsecutive\(2\)"),
         ("""
 def three_levels(v, e, h):
     level = [FlattenConsecutive(2), Linear(2 * h, h)]
     return Sequential([Embedding(v, e), FlattenConsecutive(2), Linear(2 * e, h), *level, *level,
                        Linear(h, v)])
-""", "without a Tanh"),
+""", r"layer 3 after .* should be Tanh, got FlattenConsecutive\(2\)"),
+        ("""
+def three_levels(v, e, h):
+    level = [FlattenConsecutive(2), Tanh(), Linear(2 * h, h)]
+    return Sequential([Embedding(v, e), FlattenConsecutive(2), Tanh(), Linear(2 * e, h),
+                       *level, *level, Linear(h, v)])
+""", "layer 2 after .* should be Linear to 16, got Tanh"),
+        ("""
+def three_levels(v, e, h):
+    level = [FlattenConsecutive(2), Linear(2 * h, h), Tanh()]
+    Sequential([Embedding(v, e), FlattenConsecutive(2), Linear(2 * e, h), Tanh(), *level, *level,
+                Linear(h, v)])
+""", "expected a Sequential, got NoneType"),
+        ("""
+def three_levels(v, e, h):
+    return Sequential(Embedding(v, e), FlattenConsecutive(2), Linear(2 * e, h), Tanh())
+""", r"it fails: Sequential.__init__\(\) takes 2 positional arguments"),
     ],
     "exercise-reshape": [
         ("""
@@ -120,6 +199,17 @@ def joins_neighbours(join):
     x = torch.randn(3, 8, 5)
     return torch.equal(join(x), x)
 """, "'one reshape' expected True, got False"),
+        ("""
+def joins_neighbours(join):
+    x = torch.randn(3, 8, 5)
+    return join(x) == torch.cat([x[:, ::2], x[:, 1::2]], dim=2)
+""", "'one reshape' it fails: Boolean value of Tensor with more than one value is ambiguous"),
+        ("""
+def joins_neighbours(join):
+    x = torch.randn(3, 8, 5)
+    if torch.equal(join(x), torch.cat([x[:, ::2], x[:, 1::2]], dim=2)):
+        return True
+""", "'places and channels swapped' expected False, got None"),
     ],
     "exercise-grouped": [
         ("""
@@ -129,7 +219,7 @@ def grouped(v, e, h, groups):
         layers += [FlattenConsecutive(2), Linear(2 * C, h), Tanh()]
         C = h
     return Sequential([*layers, Linear(h, v)])
-""", r"groups \[4, 2\] expected these, got FlattenConsecutive of \[2, 2\]"),
+""", r"16, \[4, 2\]\) layer 1 .* should be FlattenConsecutive\(4\), got FlattenConsecutive\(2\)"),
         ("""
 def grouped(v, e, h, groups):
     layers, C = [Embedding(v, e)], e
@@ -137,7 +227,7 @@ def grouped(v, e, h, groups):
         layers += [FlattenConsecutive(n), Linear(2 * C, h), Tanh()]
         C = h
     return Sequential([*layers, Linear(h, v)])
-""", r"groups \[4, 2\] and 8 characters .* fails: mat1 and mat2 shapes cannot be multiplied"),
+""", r"groups \[4, 2\] and 8 characters it fails: mat1 and mat2 shapes cannot be multiplied"),
         ("""
 def grouped(v, e, h, groups):
     layers, C = [Embedding(v, e)], e
@@ -145,7 +235,23 @@ def grouped(v, e, h, groups):
         layers += [FlattenConsecutive(n), Linear(n * C, h)]
         C = h
     return Sequential([*layers, Linear(h, v)])
-""", r"groups \[2, 2, 2\] expected 3 Tanh, one a level, got 0"),
+""", r"16, \[2, 2, 2\]\) layer 3 .* should be Tanh, got FlattenConsecutive\(2\)"),
+        ("""
+def grouped(v, e, h, groups):
+    layers, C = [Embedding(v, e)], e
+    for n in groups:
+        layers.append([FlattenConsecutive(n), Linear(n * C, h), Tanh()])
+        C = h
+    return Sequential([*layers, Linear(h, v)])
+""", r"groups \[2, 2, 2\] and 8 characters it fails: 'list' object is not callable"),
+        ("""
+def grouped(v, e, h, groups):
+    layers, C = [Embedding(v, e)], e
+    for n in groups:
+        layers += [FlattenConsecutive(n), Linear(n * C, 68), Tanh()]
+        C = 68
+    return Sequential([*layers, Linear(68, v)])
+""", "layer 2 .* should be Linear to 16, got Linear to 68"),
     ],
     "exercise-norm": [
         ("""
@@ -158,6 +264,27 @@ def batch_norm(x, eps=1e-5):
     var = x.var(dims, keepdim=True, correction=0)
     return (x - x.mean(dims, keepdim=True)) / torch.sqrt(var + eps)
 """, "largest difference is 0.0"),
+        ("""
+def batch_norm(x, eps=1e-5):
+    dims = 0 if x.ndim == 2 else (0, 1)
+    return (x - x.mean(dims)) / x.std(dims)
+""", r"\(32, 20\) the largest difference is nan"),
+        ("""
+def batch_norm(x, eps=1e-5):
+    return (x - x.mean(-1)) / torch.sqrt(x.var(-1) + eps)
+""", r"\(32, 20\) it fails: The size of tensor a \(20\) must match the size of tensor b \(32\)"),
+        ("""
+def batch_norm(x, eps=1e-5):
+    dims = 0 if x.ndim == 2 else (0, 1)
+    x -= x.mean(dims)
+    x /= torch.sqrt(x.var(dims) + eps)
+    return x
+""", "it fails: a leaf Variable that requires grad is being used in an in-place operation"),
+        ("""
+def batch_norm(x, eps=1e-5):
+    dims = tuple(range(x.ndim - 1))
+    return x.mean(dims), x.var(dims)
+""", r"\(32, 20\) became a tuple"),
     ],
     "exercise-unseen": [
         ("""

@@ -1,17 +1,21 @@
 """What every committed notebook must look like."""
 
 import ast
+import base64
+import io
 import json
 import re
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import nbconvert
 import nbformat
+import numpy as np
 import pytest
 
 import helpers
-from course import PATHS, ROOT, WIDGET, code_cells, output_text, tags
+from course import PATHS, ROOT, WIDGET, code_cells, output_text, smaller, tags
 
 KNOWN_TAGS = {"parameters", "nbval-check-output", "nbval-ignore-output"}
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -61,6 +65,19 @@ def test_as_a_page_shows_every_picture_and_table_and_no_empty_box(path):
     assert page.count('src="data:image/png;base64,') == sum("image/png" in d for d in data) > 0
     assert page.count("<table") >= sum("<table" in d.get("text/html", "") for d in data)
     assert WIDGET not in page
+
+
+def test_a_saved_picture_keeps_the_colours_of_a_scale():
+    fig, ax = plt.subplots(figsize=(9, 3.4))
+    values = np.random.default_rng(0).normal(0, 0.8, (4, 68))
+    fig.colorbar(ax.imshow(values, aspect="auto", cmap="PuOr", vmin=-4, vmax=4))
+    png = io.BytesIO()
+    fig.savefig(png, format="png", dpi=100)
+    plt.close(fig)
+    before, after = (plt.imread(io.BytesIO(data))[..., :3] for data in (
+        png.getvalue(), base64.b64decode(smaller(base64.b64encode(png.getvalue())))))
+    assert abs(before - after).max() < 0.15
+    assert (after[0, 0] == 1).all()
 
 
 @each_notebook

@@ -61,13 +61,16 @@ def drawn(path, i):
     ranges = {name: RANGES[name] for name in parameters(path)}
     setting = {name: (draw[path.name[:2]] if isinstance(draw, dict) else draw)(rng)
                for name, draw in ranges.items()}
-    # A wide network on a long context gets fewer steps and words: some seconds, not minutes.
-    a_step = setting.get("block_size", 8) * setting["batch_size"] * setting["n_hidden"] ** 2
-    most = max(1, 10**10 // a_step)
-    if most < 400:
-        setting["names_file"] = 30
-    return {name: min(value, most) if name.endswith("steps") else value
-            for name, value in setting.items()}
+    # A wide network on a long context gets smaller batches, then fewer neurons: seconds, not minutes.
+    for name, least in (("batch_size", 2), ("n_hidden", 16)):
+        while setting[name] > least and work(setting) > 4e7:
+            setting[name] = max(least, setting[name] // 2)
+    return setting
+
+
+def work(setting):
+    """Multiplications of a forward pass of the widest layer, roughly."""
+    return setting.get("block_size", 8) * setting["batch_size"] * setting["n_hidden"] ** 2
 
 
 CORNERS = {
@@ -78,10 +81,11 @@ CORNERS = {
                   "learning_rate": 1e-6},
     "all large": {"block_size": 32, "long_block_size": 32, "n_embd": 64, "n_hidden": 256,
                   "n_skip": 256, "dilations": [1, 2, 4, 8, 16, 32, 64], "max_steps": 3,
-                  "race_steps": 3, "batch_size": 512, "pair_seeds": 1, "pair_steps": 3,
+                  "race_steps": 3, "batch_size": 16, "pair_seeds": 1, "pair_steps": 3,
                   "seed": 2**63 - 1},
-    "the list in one batch": {"batch_size": 100_000, "max_steps": 2, "race_steps": 2,
-                              "pair_steps": 2, "names_file": 300, "pair_seeds": 1, "workers": 1},
+    "a batch larger than the list": {"batch_size": 1000, "n_hidden": 32, "max_steps": 2,
+                                     "race_steps": 2, "pair_steps": 2, "names_file": 300,
+                                     "pair_seeds": 1, "workers": 1},
     "groups of 4": {"block_size": 16, "group_size": 4, "pair_seeds": 1},
     "groups of 3": {"block_size": 27, "group_size": 3, "pair_seeds": 1},
     "hot": {"learning_rate": 1e6, "pair_seeds": 1, "workers": 1},
