@@ -60,6 +60,9 @@ NUMBERS = {
     "seed": ("an integer from 0 to 2**63 - 1",
              lambda x: isinstance(x, Integral) and 0 <= x < 2**63),
 }
+# And those that are no numbers: their types, and what is expected.
+OTHERS = {"storage": (str | os.PathLike | None, "a file, a database URL, or None"),
+          "run_lecture": (bool, "True or False")}
 
 
 def check_numbers(**numbers):
@@ -70,15 +73,31 @@ def check_numbers(**numbers):
             raise ValueError(f"{name} is {value!r}; expected {expected}")
 
 
+def check_dilations(dilations):
+    """Raise ValueError unless `dilations` is a list of integers of 1 or more, one a layer."""
+    if not isinstance(dilations, list | tuple) or not dilations:
+        raise ValueError(f"dilations is {dilations!r}; expected a list, as [1, 2, 4, 8]")
+    for dilation in dilations:
+        check_sizes(dilation=dilation)
+
+
 def check_parameters(least_batch=2, **parameters):
     """The hyperparameters of a notebook, by their names, as a dict, once each can be meant.
 
-    Every notebook calls it before anything is built or trained. All but those in NUMBERS are
-    sizes and counts, 1 or more; batch normalisation needs a batch_size of 2. Raises ValueError.
+    Every notebook calls it before anything is built or trained. What is not in NUMBERS or OTHERS
+    is a size or a count, 1 or more; batch normalisation needs a batch_size of 2. Raises ValueError.
     """
     for name, value in parameters.items():
+        if name == "seed" and isinstance(value, Integral) and value >= 2**32:
+            raise ValueError(f"seed is {value}; expected one below 2**32: others come after it")
         if name in NUMBERS:
             check_numbers(**{name: value})
+        elif name in OTHERS:
+            kind, expected = OTHERS[name]
+            if not isinstance(value, kind):
+                raise ValueError(f"{name} is {value!r}; expected {expected}")
+        elif name == "dilations":
+            check_dilations(value)
         elif name == "batch_size":
             check_sizes(least_batch, batch_size=value)
         else:
@@ -594,8 +613,7 @@ class WaveNet(torch.nn.Module):
                  embd_dropout=0, head_dropout=0, residual=True, gate=True, skip=True, head=True):
         super().__init__()
         check_sizes(vocab_size=vocab_size, n_hidden=n_hidden, n_skip=n_skip)
-        if not isinstance(dilations, list | tuple) or not dilations:
-            raise ValueError(f"dilations is {dilations!r}; expected a list, as [1, 2, 4, 8]")
+        check_dilations(dilations)
         self.receptive_field = 1 + (kernel_size - 1) * sum(dilations)
         self.embedding = torch.nn.Sequential(
             torch.nn.Embedding(vocab_size, n_hidden), torch.nn.Dropout(embd_dropout))
@@ -968,8 +986,10 @@ def performance_log(stage, words, config, parameters, train_loss, val_loss, seco
     else:
         assert n_params == count, f"{n_params} parameters, expected {count}"
         assert low <= val_loss <= high, (
-            f"val {val_loss:.4f} is outside {low:.4f} to {high:.4f}. Check that the versions are "
-            "those of requirements.txt and that no cell above was changed or run twice."
+            f"val {val_loss:.4f} is outside {low:.4f} to {high:.4f}. Check the versions (notebook "
+            "00 compares them with requirements.txt), the word list (its checksum is in "
+            "data/README.md), that helpers.train runs on one thread, as it was written, and that "
+            "no cell above was changed or run twice."
         )
         save_json(OUTPUT / f"log_{number:02d}.json", row)
     rows = {}
