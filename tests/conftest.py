@@ -3,8 +3,8 @@
 import contextlib
 import ipaddress
 import os
-import socket
 import re
+import socket
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -29,6 +29,13 @@ def pytest_configure(config):
     matplotlib.use("agg")
 
 
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--full"):
+        long = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     """With --full, a notebook's cells print the committed losses, where they come from one machine.
@@ -47,8 +54,10 @@ def pytest_runtest_call(item):
 class Scheduling(LoadScopeScheduling):
     """A worker takes a module or a notebook at a time, and the runs of whole notebooks singly."""
 
+    SINGLY = "test_(exercises|settings|interruptions|machines|browser).py"
+
     def _split_scope(self, nodeid):
-        if re.search("test_(exercises|settings|browser).py", nodeid):
+        if re.search(self.SINGLY, nodeid):
             return nodeid
         return super()._split_scope(nodeid)
 

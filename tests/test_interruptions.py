@@ -54,10 +54,15 @@ def interrupting(monkeypatch):
 
 # 09 trains in processes of its own; tests/test_harness.py interrupts and kills those. 10 times
 # steps, so there it is the race's turn: step 30 is one of the tree's, or of the lecture's long run.
-TRAINED = [pytest.param(path, n, id=f"{n}-{path.stem}") for path in PATHS[:9] for n in (2, 20)]
-TRAINED += [pytest.param(PATHS[10], 30, id=f"30-{PATHS[10].stem}")]
-SAMPLED = [pytest.param(path, n, id=f"{n}-{path.stem}") for path in (PATHS[0], PATHS[5], PATHS[8],
-                                                                    PATHS[10]) for n in (1, 3)]
+def stops(numbers, steps, quick):
+    """A test for each of the notebooks and each step that is the last; without --full a few."""
+    return [pytest.param(PATHS[k], n, id=f"{n}-{PATHS[k].stem}",
+                         marks=[pytest.mark.full] * (k not in quick or n > 20))
+            for k in numbers for n in steps]
+
+
+TRAINED = stops(range(9), (2, 20), quick=(1, 3)) + stops([10], [30], quick=())
+SAMPLED = stops((0, 5, 8, 10), (1, 3), quick=(0,))
 
 
 @pytest.fixture

@@ -89,6 +89,22 @@ def test_has_a_parameters_cell_and_known_tags(path):
     assert "nbval-check-output" in used
 
 
+TIMES = re.compile(r"steps/s|seconds|a second|\b\d+(\.\d+)? s\b|[mµ]s\b|\bMB\b")
+
+
+@each_notebook
+def test_cells_that_print_times_are_tagged(path):
+    """So that nobody compares them, not even a strict run of nbval."""
+    untagged = [c.id for c in code_cells(read(path))
+                if TIMES.search(output_text(c)) and not tags(c)]
+    assert not untagged
+
+
+@each_notebook
+def test_the_losses_come_from_one_machine(path):
+    assert set(read(path).metadata["run_on"]) == {"system", "cpu"}
+
+
 @each_notebook
 def test_cells_have_short_code_and_readable_ids(path):
     nb = read(path)

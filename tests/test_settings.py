@@ -1,7 +1,7 @@
 """Every notebook with other hyperparameters and other words; with impossible ones, a clear error.
 
-The values stand in for those of the cell tagged `parameters`, as with papermill. All in quick
-mode. A few run in the quick tests, all with --full.
+The values stand in for those of the cell tagged `parameters`, as with papermill; the notebooks
+run in quick mode. A few settings are in the quick tests, all with --full.
 """
 
 import ast
@@ -96,8 +96,17 @@ CORNERS = {
     "hot": {"learning_rate": 10.0, "pair_seeds": 1, "workers": 1},
 }
 DRAWN = 8
-SETTINGS = [pytest.param(path, corner, id=f"{corner}-{path.stem}")
-            for corner in [*CORNERS, *range(DRAWN)] for path in PATHS[::-1]]
+
+
+def runs(choices, quick):
+    """A test for each of the choices and each notebook; without --full a few of them.
+
+    The longest first, so that no worker begins with one when all the others have ended. Notebooks
+    09 and 10 start processes of their own, which takes long.
+    """
+    return [pytest.param(path, choice, id=f"{choice}-{path.stem}", marks=[pytest.mark.full] * (
+                choice not in quick or path.name[:2] in ("09", "10")))
+            for choice in choices for path in PATHS[::-1]]
 
 
 @pytest.fixture
@@ -113,7 +122,7 @@ def steps(monkeypatch):
     return steps
 
 
-@pytest.mark.parametrize(("path", "which"), SETTINGS)
+@pytest.mark.parametrize(("path", "which"), runs([*CORNERS, *range(DRAWN)], ["all small"]))
 def test_runs_with_other_values(path, which, run, words_file):
     setting = {k: v for k, v in (CORNERS[which] if which in CORNERS else drawn(path, which)).items()
                if k in parameters(path)}
@@ -142,9 +151,7 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize(("path", "which"), [
-    pytest.param(path, which, id=f"{which}-{path.stem}")
-    for which in WORDS for path in PATHS[::-1]])
+@pytest.mark.parametrize(("path", "which"), runs(WORDS, ["other scripts"]))
 def test_runs_with_other_words(path, which, run, words_file):
     run(path, {"names_file": words_file(WORDS[which]), "pair_seeds": 1, "workers": 1})
 
