@@ -2,6 +2,7 @@
 
 import json
 import math
+import platform
 
 import pytest
 
@@ -36,6 +37,11 @@ def test_five_paired_seeds_or_more(part):
 def test_rows_are_those_of_whole_trainings(part):
     for row in evidence.load(part).to_dict("records"):
         config = runs.complete(json.loads(row["config"]))
+        assert "torch 2." in row["versions"]
+        assert 1.2 < row["train"] < row["val"] < 2.6
+        here = f"Python {platform.python_version()},"
+        if config["words"] == "text" and not row["versions"].startswith(here):
+            continue                    # the topics of Python's help change with every release
         if config["model"] == "n-gram":
             assert row["steps"] == 0
         elif config["budget"] is not None:
@@ -46,8 +52,6 @@ def test_rows_are_those_of_whole_trainings(part):
             words = len(runs.data(config, "train")[0])
             assert row["steps"] == config["epochs"] * math.ceil(words / config["batch_size"])
         assert row["parameters"] == sum(p.nelement() for p in runs.build(config).parameters())
-        assert 1.2 < row["train"] < row["val"] < 2.6
-        assert "torch 2." in row["versions"]
 
 
 @pytest.mark.parametrize("family", evidence.SPACES)

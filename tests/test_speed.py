@@ -120,7 +120,7 @@ def test_a_child_counts_its_own_memory_and_not_that_of_its_parent():
     held = torch.ones(150_000_000)                                        # 600 MB, all written
     here = speed.peak_memory()
     used = speed.child("use_memory", work="sampling", way="ours", **SIZES)
-    assert here > 600 > used > 50, (here, used, len(held))
+    assert 50 < used < here - 500, (here, used, len(held))
 
 
 def test_evaluating_everything_at_once_takes_more_memory():
