@@ -2,12 +2,22 @@
 
 import contextlib
 import math
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
 
+import nbformat
 import pytest
 import torch
+from jupyter_client.manager import start_new_kernel
+from optuna.trial import TrialState
 
+import harness
 import helpers
-from course import PATHS
+from course import PATHS, code_cells
 
 EVENTS = {"step": (torch.Tensor, "backward"), "character": (helpers, "draw_next")}
 
@@ -86,3 +96,67 @@ def test_a_sampling_that_is_stopped_lets_the_rest_of_the_notebook_work(path, n, 
     around, interrupted = interrupting("character", n)
     run(path, changes, around)
     assert interrupted
+
+
+# ------------------------------------------------------------------------ with a real kernel
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("path", [PATHS[1], PATHS[3]], ids=lambda path: path.stem)
+def test_the_kernel_is_interrupted_in_its_200_000_steps(path):
+    """As by Jupyter's stop button, in the second second; then every other cell works."""
+    env = os.environ | {"MAKEMORE_QUICK": "0"}
+    kernel, client = start_new_kernel(cwd=str(path.parent), env=env)
+    try:
+        for cell in code_cells(nbformat.read(path, as_version=4)):
+            texts, timers = [], []
+
+            def listen(message, texts=texts, timers=timers, cell=cell):
+                content = message["content"]
+                texts.append(content.get("text", "") + content.get("evalue", ""))
+                bar = content.get("data", {}).get("text/plain", "")
+                if cell.id == "train" and "of 200000 steps" in bar and not timers:
+                    timers.append(threading.Timer(1, kernel.interrupt_kernel))
+                    timers[0].start()
+
+            reply = client.execute_interactive(cell.source, output_hook=listen, timeout=300)
+            assert reply["content"]["status"] == "ok", (cell.id, texts)
+            if cell.id == "train":
+                steps = int(re.search(r"Stopped by hand after (\d+) steps", "".join(texts))[1])
+                assert 0 < steps < 100_000
+            if cell.id == "log":
+                assert f"training ended after {steps:,} of 200,000 steps" in "".join(texts)
+    finally:
+        client.stop_channels()
+        kernel.shutdown_kernel(now=True)
+
+
+STUDY = """
+import sys, harness
+configs = [dict(model="mlp", max_steps=400, seed=seed) for seed in range(1, 7)]
+study = harness.open_study("killed", sys.argv[1], configs)
+harness.run_study(study, sys.argv[1], workers=2)
+"""
+
+
+@pytest.mark.full
+def test_a_kernel_that_is_killed_in_a_study_loses_nothing_that_was_finished(tmp_path):
+    where = str(tmp_path / "study.db")
+    command = [sys.executable, "-c", STUDY, where]
+    options = {"cwd": PATHS[0].parent, "env": os.environ | {"MAKEMORE_QUICK": "1"}}
+    kernel = subprocess.Popen(command, **options)
+    study, complete = None, []
+    while not complete:
+        assert kernel.poll() is None, "it ended before it was killed"
+        time.sleep(0.05)
+        with contextlib.suppress(KeyError, harness.StorageError):
+            study = harness.open_study("killed", where)
+            complete = study.get_trials(states=(TrialState.COMPLETE,))
+    kernel.kill()
+    kernel.wait()
+    kept = {trial.number: trial.user_attrs for trial in complete}
+    subprocess.run(command, check=True, **options)
+    after = harness.table(study).set_index("trial")
+    assert (after.state == "complete").sum() == 6
+    trials = {trial.number: trial for trial in study.get_trials()}
+    assert all(trials[number].user_attrs == attributes for number, attributes in kept.items())
