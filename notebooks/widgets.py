@@ -342,8 +342,12 @@ def tree_panel(vocab_size, n_embd, n_hidden):
 
 def draw_strays(sizes, values, trials=2000):
     """Histograms of the mean of N random ones of `values`, for every N in `sizes`."""
-    rng = np.random.default_rng(0)
+    rng, values = np.random.default_rng(0), np.asarray(values, float)
+    values = values[np.isfinite(values)]
     _, ax = plt.subplots()
+    if len(values) == 0:
+        ax.set_title("No finite activation: the training diverged; lower learning_rate")
+        return _finished(ax.figure)
     spreads = []
     for n, color in zip(sizes, helpers.COLORS, strict=False):
         means = rng.choice(values, (trials, n)).mean(axis=1)
