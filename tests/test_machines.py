@@ -69,24 +69,16 @@ def losses(nb):
     return [loss for cell in code_cells(nb) for loss in LOSSES.findall(output_text(cell))]
 
 
-def runs_without_a_trace(project, name, **options):
+@pytest.mark.full
+@every_notebook
+def test_runs_in_a_folder_with_spaces_and_accents_and_leaves_no_trace(project, name):
     before = files(project)
-    done, nb = kernel_run(project, name, **options)
+    done, nb = kernel_run(project, name)
     assert nb, done.stderr[-3000:]
     after = files(project)
     assert set(before) <= set(after)
     others = [path for path, content in after.items() if before.get(path) != content]
     assert all(path.is_relative_to(project / "notebooks" / "output") for path in others), others
-
-
-def test_runs_in_a_folder_with_spaces_and_accents_and_leaves_no_trace(project):
-    runs_without_a_trace(project, "03_flatten_consecutive.ipynb")
-
-
-@pytest.mark.full
-@every_notebook
-def test_every_notebook_runs_there_and_leaves_no_trace(project, name):
-    runs_without_a_trace(project, name)
 
 
 # JupyterLab and VS Code start a notebook in its own folder, papermill where it was called.
@@ -109,6 +101,7 @@ def test_papermill_takes_the_command_of_the_readme(project):
     assert "n_hidden is 256, not 128" in text
 
 
+@pytest.mark.full
 def test_from_outside_it_says_where_to_start(project):
     done, _ = kernel_run(project, "03_flatten_consecutive.ipynb", folder="..")
     assert done.returncode
