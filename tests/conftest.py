@@ -1,15 +1,20 @@
 """Quick by default, `--full` to train for real. Everything runs on one thread a worker."""
 
 import contextlib
+import functools
 import ipaddress
 import os
 import re
 import socket
+import tempfile
+import uuid
 
 import matplotlib
 import matplotlib.pyplot as plt
 import nbformat
+import nbval.kernel
 import pytest
+from jupyter_client.manager import KernelManager
 from nbformat import NotebookNode
 from nbval.plugin import IPyNbCell
 from xdist.scheduler import LoadScopeScheduling
@@ -27,6 +32,19 @@ def pytest_configure(config):
     os.environ["MAKEMORE_QUICK"] = "0" if config.getoption("--full") else "1"
     os.environ["OMP_NUM_THREADS"] = "1"
     matplotlib.use("agg")
+    if os.name == "posix":
+        folder = tempfile.TemporaryDirectory(prefix="kernels-")
+        config.add_cleanup(folder.cleanup)
+        nbval.kernel.KernelManager = functools.partial(kernel_manager, folder.name)
+
+
+def kernel_manager(folder, **options):
+    """A kernel that is reached by sockets in `folder`, instead of nbval's own on TCP.
+
+    On TCP it is told five free ports and binds them a second later. By then a process of a test
+    beside it may have taken one, and the kernel dies at its start.
+    """
+    return KernelManager(transport="ipc", ip=f"{folder}/{uuid.uuid4().hex[:8]}", **options)
 
 
 def pytest_collection_modifyitems(config, items):
