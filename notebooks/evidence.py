@@ -2,8 +2,8 @@
 
     python notebooks/evidence.py claims
 
-measures a part of it again, with two workers, and goes on where it was stopped. Without a name it
-lists the parts.
+measures what the file lacks of a part, with two workers, and goes on where it was stopped. To
+measure rows again, delete them first. Without a name it lists the parts.
 """
 
 import argparse

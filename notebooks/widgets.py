@@ -297,7 +297,7 @@ def draw_tree(block_size, n, n_embd, n_hidden, letters=None, node=None):
                     ax.plot([child, x], [-level + 0.8, -level + 0.2], lw=2 if seen else 1,
                             color=helpers.COLORS[1] if seen else "gray")
         width = n_embd if level == 0 else n_hidden
-        ax.text(block_size - 0.2, -level, f"  ({count}, {width})   each box sees {span}",
+        ax.text(block_size - 0.2, -level, f"  (T, C) = ({count}, {width}), a box sees {span}",
                 va="center")
     ax.set(xlim=(-0.7, block_size * 1.45), ylim=(-len(levels) + 0.6, 0.5))
     count = f"{len(levels) - 1} level{'s' * (len(levels) > 2)}"
@@ -480,8 +480,10 @@ def draw_race(runs, names, scale, batch_size):
         smooth = helpers.rolling_mean(losses, window)
         ends[name] = _end(losses)
         lowest, first = min(lowest, smooth.min()), max(first, smooth[0])
+        under = name == "Adam"                # AdamW is the same line, drawn on it
         ax.plot(np.arange(window, len(losses) + 1), smooth, color=helpers.COLORS[order.index(name)],
                 ls=["-", "--"][order.index(name) % 2], marker="o" if len(smooth) == 1 else "",
+                lw=5 if under else 2, alpha=0.4 if under else 1,
                 label=f"{name}, rate x {best}: {ends[name]:.3f}")
     winner = min(ends, key=ends.get)
     behind = max(ends.values()) - ends[winner]
