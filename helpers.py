@@ -14,6 +14,7 @@ import json
 import math
 import os
 import random
+from collections.abc import Callable, Collection, Iterable
 from itertools import chain, islice, repeat
 from numbers import Integral, Real
 from pathlib import Path
@@ -32,6 +33,7 @@ OUTPUT = ROOT / "notebooks" / "output"
 QUICK = os.environ.get("MAKEMORE_QUICK") == "1"
 QUICK_STEPS = 400
 PAD = -1  # in Y: a position without a character to predict
+MOST = 10**8  # a size beyond it is a slip: no memory holds it
 
 
 def capped(steps, most=QUICK_STEPS):
@@ -44,10 +46,12 @@ def capped(steps, most=QUICK_STEPS):
 
 
 def check_sizes(low=1, **sizes):
-    """Raise ValueError for a size or count, given by its name, that is no integer >= `low`."""
+    """Raise ValueError for a size, given by its name, that is no integer from `low` to MOST."""
     for name, value in sizes.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
             raise ValueError(f"{name} is {value!r}; expected an integer of {low} or more")
+        if value > MOST:
+            raise ValueError(f"{name} is {value}; expected an integer of {MOST:,} at most")
 
 
 # Parameters that are no sizes: what is expected, and whether a number is that.
@@ -62,7 +66,9 @@ NUMBERS = {
 }
 # And those that are no numbers: their types, and what is expected.
 OTHERS = {"storage": (str | os.PathLike | None, "a file, a database URL, or None"),
-          "run_lecture": (bool, "True or False")}
+          "run_lecture": (bool, "True or False"), "path": (str | os.PathLike, "a file's path"),
+          "callback": (Callable | None, "a function of the steps done, or None"),
+          "optimizer": (torch.optim.Optimizer, "one of torch.optim")}
 
 
 def check_numbers(**numbers):
@@ -108,11 +114,16 @@ def check_parameters(least_batch=2, **parameters):
 # ------------------------------------------------------------------------------------- data
 
 
-def check_words(words):
-    """Raise ValueError unless `words` is a list (or the like) of texts, one or more."""
-    if isinstance(words, str) or any(not isinstance(w, str) for w in words):
-        raise ValueError(f"words is {str(words)[:60]!r}; expected a list of texts, a word each")
-    if len(words) == 0:
+def check_words(words, low=1):
+    """Raise ValueError unless `words` is a list (or the like) of `low` texts or more without '.'"""
+    if isinstance(words, str) or not isinstance(words, Collection):
+        raise ValueError(f"words is {words!r:.60}; expected a list of texts, a word each")
+    for word in words:
+        if not isinstance(word, str):
+            raise ValueError(f"words has {word!r:.60}; expected a list of texts, a word each")
+        if "." in word:
+            raise ValueError(f"{word!r} has a '.', which marks start and end; remove it")
+    if len(words) < low:
         raise ValueError("no words; expected a list with at least one")
 
 
@@ -122,30 +133,30 @@ def load_words(names_file="data/names.txt"):
     A relative path is looked up from the current folder, then from the project's folder. Blank
     lines, surrounding spaces, Windows line ends and a byte-order mark are dropped. Raises
     FileNotFoundError, or ValueError with the file and the line for an empty file, a word with
-    '.', or bytes that are not UTF-8.
+    '.', bytes that are not UTF-8, or a file that may not be read.
     """
     if not isinstance(names_file, str | os.PathLike):
         raise ValueError(f"names_file is {names_file!r}; expected the path of a text file")
-    path = next((p for p in (Path(names_file), ROOT / names_file) if p.is_file()), None)
+    try:
+        path = next((p for p in (Path(names_file), ROOT / names_file) if p.is_file()), None)
+        content = path.read_bytes() if path else b""
+    except OSError as error:
+        raise ValueError(f"{names_file}: cannot be read ({error.strerror}); give names_file the "
+                         "path of a text file that you may read") from None
     if path is None:
-        raise FileNotFoundError(
-            f"{names_file}: no such file (looked in the current folder and in the project's "
-            "folder); give names_file the path of a text file with one word a line"
-        )
+        raise FileNotFoundError(f"{names_file}: no such file (looked in the current folder and in "
+                                "the project's folder); give names_file the path of a text file "
+                                "with one word a line")
     words = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(content.splitlines(), start=1):
         try:
             word = line.decode("utf-8").strip("\ufeff").strip()
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{names_file}, line {number}: not UTF-8 ({error.reason} at byte "
-                f"{error.start + 1}); save the file with UTF-8 encoding"
-            ) from None
+            raise ValueError(f"{names_file}, line {number}: not UTF-8 ({error.reason} at byte "
+                             f"{error.start + 1}); save the file with UTF-8 encoding") from None
         if "." in word:
-            raise ValueError(
-                f"{names_file}, line {number}: {word!r} has a '.', which is reserved for the "
-                "start and the end of a word; remove it"
-            )
+            raise ValueError(f"{names_file}, line {number}: {word!r} has a '.', which is reserved "
+                             "for the start and the end of a word; remove it")
         if word:
             words.append(word)
     if not words:
@@ -159,8 +170,6 @@ def build_vocab(words):
     Raises ValueError for no words or a word with '.'.
     """
     check_words(words)
-    if dotted := [w for w in words if "." in w]:
-        raise ValueError(f"{dotted[0]!r} has a '.', which marks start and end; remove it")
     chars = sorted(set("".join(words)))
     stoi = {ch: i for i, ch in enumerate([".", *chars])}
     return stoi, {i: ch for ch, i in stoi.items()}
@@ -172,10 +181,9 @@ def split_words(words, seed=42):
     Leaves `words` as it is. Raises ValueError when a split would be empty.
     """
     check_numbers(seed=seed)
-    if len(words):
-        check_words(words)
+    check_words(words, 0)
     shuffled = list(words)
-    random.Random(seed).shuffle(shuffled)
+    random.Random(int(seed)).shuffle(shuffled)              # int: random refuses those of numpy
     n1, n2 = int(0.8 * len(shuffled)), int(0.9 * len(shuffled))
     parts = {"train": shuffled[:n1], "val": shuffled[n1:n2], "test": shuffled[n2:]}
     for name, part in parts.items():
@@ -195,15 +203,15 @@ def build_dataset(words, block_size, stoi):
     """
     check_sizes(block_size=block_size)
     check_words(words)
+    if not isinstance(stoi, dict) or "." not in stoi:
+        raise ValueError(f"stoi is {stoi!r:.60}; expected a dict with '.', as build_vocab makes it")
     X, Y = [], []
     for w in words:
         context = [0] * block_size
         for ch in w + ".":
             if ch not in stoi:
-                raise ValueError(
-                    f"build_dataset: {ch!r} in {w!r} is not in the vocabulary; build stoi with "
-                    "build_vocab from a list that has this word"
-                )
+                raise ValueError(f"build_dataset: {ch!r} in {w!r} is not in the vocabulary; build "
+                                 "stoi with build_vocab from a list that has this word")
             X.append(context)
             Y.append(stoi[ch])
             context = [*context[1:], stoi[ch]]
@@ -267,8 +275,6 @@ def _without_padding(x, y, packed):
     real = y != PAD
     L = real.sum(1).max()
     return (x[real][None], y[real][None]) if packed else (x[:, :L], y[:, :L])
-
-
 
 
 # ----------------------------------------------------------------------------------- layers
@@ -647,7 +653,12 @@ def modules(model):
 
 @contextlib.contextmanager
 def mode(model, training):
-    """Inside `with`, every layer's `training` flag is `training`; afterwards as it was."""
+    """Inside `with`, every layer's `training` flag is `training`; afterwards as it was.
+
+    Raises ValueError for a model that cannot be called.
+    """
+    if not callable(model):
+        raise ValueError(f"the model is {model!r:.60}; expected one as make_tree makes it")
     before = [(m, m.training) for m in modules(model) if hasattr(m, "training")]
     try:
         for m, _ in before:
@@ -666,12 +677,14 @@ def threads(n):
     that wait for each other cost more than they bring.
     """
     check_sizes(n=n)
-    before = torch.get_num_threads()
+    before, gradients = torch.get_num_threads(), torch.is_grad_enabled()
     torch.set_num_threads(n)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        # An interrupt just where a `with torch.no_grad()` begins or ends leaves gradients off.
+        torch.set_grad_enabled(gradients)
 
 
 class Progress(tqdm):
@@ -718,6 +731,7 @@ def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1,
     bad sizes, shapes or values. Lecture part 5.
     """
     check_sizes(max_steps=max_steps, batch_size=batch_size)
+    check_parameters(callback=callback)
     if callback:
         check_sizes(every=every)
     check_numbers(learning_rate=learning_rate)
@@ -767,9 +781,11 @@ def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, ev
     is PAD do not count. `schedule` is stepped after every step. With `average` (0 to 1, as 0.997),
     the nn.Module ends with an exponential moving average of its weights. Runs on one thread; after
     each `every` steps `callback(steps_done)` is called, if given. `progress`, an interrupt and a
-    loss that is no number: as in `train`. Raises ValueError for bad sizes. Notebook 06.
+    loss that is no number: as in `train`. Raises ValueError for bad sizes, no batches, a schedule
+    of fewer steps. Notebook 06.
     """
     check_sizes(max_steps=max_steps)
+    check_parameters(optimizer=optimizer, callback=callback)
     if callback:
         check_sizes(every=every)
     if average is not None:
@@ -777,15 +793,22 @@ def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, ev
         if not isinstance(model, torch.nn.Module):
             raise ValueError(f"the model is a {type(model).__name__}; an average of its weights "
                              "takes an nn.Module: use average=None or a model of notebook 06")
-    batches = iter(batches)
-    if (first := next(batches, None)) is None:
-        raise ValueError("batches is empty; expected pairs (X, Y), as window_batches gives them")
+    left = getattr(schedule, "total_steps", math.inf) - getattr(schedule, "last_epoch", 0)
+    if left < max_steps:
+        raise ValueError(f"schedule has {left} steps left; expected {max_steps}, as max_steps says")
+    batches = iter(batches if isinstance(batches, Iterable) else [batches])
+    match first := list(islice(batches, 1)):
+        case [(torch.Tensor(), torch.Tensor())]:
+            pass
+        case _:
+            raise ValueError(f"batches gives {first!r:.60}; expected pairs (X, Y) of tensors, as "
+                             "window_batches gives them")
     averaged = average and torch.optim.swa_utils.AveragedModel(
         model, avg_fn=lambda old, new, n: old.lerp(new, max(1 - average, 1 / (n + 1))))
     lossi = []
     with mode(model, True), threads(1), progress(max_steps, lossi) as bar:
         try:
-            for i, (X, Y) in enumerate(islice(chain([first], batches), max_steps)):
+            for i, (X, Y) in enumerate(islice(chain(first, batches), max_steps)):
                 loss = position_loss(model(X), Y) / (Y != PAD).sum()
                 lossi.append(loss.item())
                 if not math.isfinite(lossi[-1]):
@@ -811,7 +834,7 @@ def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, ev
 def position_loss(logits, Y):
     """The sum of the losses of all positions of Y (any shape) that are not PAD, a scalar.
 
-    The logits are (*Y.shape, vocab_size). Raises ValueError for other shapes.
+    Logits: (*Y.shape, vocab_size). Raises ValueError for other shapes, a target out of range.
     """
     if logits.shape[:-1] != Y.shape:
         raise ValueError(
@@ -819,7 +842,11 @@ def position_loss(logits, Y):
             f"expected {(*Y.shape, logits.shape[-1])}: one prediction for each target"
         )
     logits = logits.reshape(-1, logits.shape[-1])
-    return F.cross_entropy(logits, Y.flatten(), ignore_index=PAD, reduction="sum")
+    try:
+        return F.cross_entropy(logits, Y.flatten(), ignore_index=PAD, reduction="sum")
+    except IndexError as error:               # looked at only now: a look at each step takes time
+        raise ValueError(f"Y goes from {Y.min()} to {Y.max()}; expected 0 to {logits.shape[1] - 1} "
+                         f"or PAD, {PAD}: make the model with vocab_size = len(stoi)") from error
 
 
 def check_model(model, X, Y):
@@ -944,6 +971,7 @@ def is_our_list(words):
 
 
 def _whose(words):
+    check_words(words, 0)
     return LISTS.get(hashlib.sha256("\n".join(words).encode()).hexdigest())
 
 
@@ -953,8 +981,10 @@ def check_learning(stage, words, config, lossi):
     Step 0 must be near ln(vocabulary) and the end clearly lower. A training that was stopped by
     hand before step 300 is not checked, one that diverged is. Raises AssertionError.
     """
-    if not lossi or (len(lossi) < 300 and math.isfinite(lossi[-1])):
-        return print(f"Learning is not checked: {len(lossi)} steps are too few to tell.")
+    if not len(lossi) or (len(lossi) < 300 and math.isfinite(lossi[-1])):
+        none = "nothing was trained, " * (not len(lossi))
+        return print(f"Learning is not checked: {none}{len(lossi)} steps are too few to tell.")
+    check_words(words)
     chance = math.log(len(set("".join(words))) + 1)
     first, last = lossi[0], float(np.mean(lossi[-100:]))
     print(f"step 0: {first:.3f}, chance: {chance:.3f}, mean of the last 100 steps: {last:.3f}")
@@ -979,7 +1009,8 @@ def performance_log(stage, words, config, parameters, train_loss, val_loss, seco
            "expected val": f"{round(low, 4)} to {round(high, 4)}", "seconds": f"{seconds:.0f}"}
     print(f"{stage}: train {train_loss:.6f}, val {val_loss:.6f}")
     if steps < config["max_steps"]:
-        why.append(f"training ended after {steps:,} of {config['max_steps']:,} steps")
+        why.append(f"training ended after {steps:,} of {config['max_steps']:,} steps"
+                   if steps else "nothing was trained")
     if why:
         print(f"Not held against the expected figures: {', '.join(why)}.")
         row["expected val"] = "none"
@@ -997,8 +1028,8 @@ def performance_log(stage, words, config, parameters, train_loss, val_loss, seco
         if n <= number:
             file = OUTPUT / f"log_{n:02d}.json"
             kept = {}
-            with contextlib.suppress(OSError, ValueError):
-                kept = json.loads(file.read_text())
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                kept = dict(json.loads(file.read_text()))
             rows[f"{n:02d} {name}"] = (row if n == number else kept) | {
                 "lecture train / val": "{:.3f} / {:.3f}".format(*lecture)
             }
@@ -1007,16 +1038,21 @@ def performance_log(stage, words, config, parameters, train_loss, val_loss, seco
 
 
 def save_json(path, content):
-    """Write `content` to `path` whole or not at all; say so where nothing can be written."""
+    """Write `content` to `path` whole or not at all; say so where nothing can be written.
+
+    Raises ValueError for what is no path.
+    """
+    path = Path(check_parameters(path=path)["path"])
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(json.dumps(content, indent=1))
         part.replace(path)
     except OSError as error:
+        print(f"{path.name} cannot be written ({error.strerror}): not kept for later notebooks.")
+    finally:
         with contextlib.suppress(OSError):
             part.unlink()
-        print(f"{path.name} cannot be written ({error.strerror}): not kept for later notebooks.")
 
 
 # --------------------------------------------------------------------------------- sampling
@@ -1093,19 +1129,28 @@ def start_sampling(n, itos, temperature, prefix, seed, max_length):
     check_numbers(temperature=temperature)
     if seed is not None:
         check_numbers(seed=seed)
+    if not isinstance(itos, dict) or set(itos) != {*range(len(itos))}:
+        raise ValueError(f"itos is {itos!r:.60}; expected that of build_vocab, a dict from 0 on")
     stoi = {ch: i for i, ch in itos.items() if i}
     if not isinstance(prefix, str):
         raise ValueError(f"prefix is {prefix!r}; expected a text, or '' for none")
     for ch in prefix:
         if ch not in stoi:
             raise ValueError(f"prefix {prefix!r}: {ch!r} is not in the vocabulary; leave it out")
-    generator = torch.Generator()
-    generator.seed() if seed is None else generator.manual_seed(seed)
+    # One of torch that knows how many characters itos has, so that draw_next can check it.
+    generator = type("Draws", (torch.Generator,), {"vocab_size": len(itos)})()
+    generator.seed() if seed is None else generator.manual_seed(int(seed))
     return stoi, generator
 
 
 def draw_next(logits, generator):
-    """A character for each row of the logits, drawn by its probability: (N, V) -> (N, 1)."""
+    """A character for each row of the logits, drawn by its probability: (N, V) -> (N, 1).
+
+    Raises ValueError for logits that are no numbers, or not as many as itos has characters.
+    """
+    if getattr(generator, "vocab_size", logits.shape[1]) != logits.shape[1]:
+        raise ValueError(f"itos has {generator.vocab_size} characters, the model {logits.shape[1]} "
+                         "logits; use the itos of the words that it was trained on")
     if not logits.isfinite().all():
         raise ValueError("the logits are no numbers; the training diverged, train anew")
     return torch.multinomial(F.softmax(logits, dim=1), 1, generator=generator)
@@ -1145,18 +1190,25 @@ def plot_losses(curves, window=1000, title="Training loss", decay_at=None):
     """Draw rolling means of {label: losses} over the steps; return the axes.
 
     The window is at most a fifth of the steps, so that a short run shows a curve, too. A dotted
-    line marks the step `decay_at`, from which on the learning rate is lower.
+    line marks the step `decay_at`, from which on the learning rate is lower. Curves without a loss
+    are left out; where all are, the axes say so.
     """
+    check_sizes(window=window)
     if not curves:
         raise ValueError("plot_losses: no losses; give it {label: losses}")
     _, ax = plt.subplots()
     for label, losses in curves.items():
+        if len(losses) == 0:                    # stopped by hand before its first step
+            continue
         smooth = rolling_mean(losses, min(window, max(1, len(losses) // 5)))
         first = len(losses) - len(smooth) + 1
         every = max(1, len(smooth) // 4000)
         ax.plot(np.arange(first, len(losses) + 1)[::every], smooth[::every], label=label)
+    ax.set(xlabel="step", ylabel="loss (nats per character)", title=title)
+    if not ax.lines:
+        ax.text(0.5, 0.5, "no losses yet", transform=ax.transAxes, ha="center", va="center")
+        return ax
     if decay_at is not None:
         ax.axvline(decay_at, color="gray", ls=":", label="learning rate / 10")
-    ax.set(xlabel="step", ylabel="loss (nats per character)", title=title)
     ax.legend()
     return ax

@@ -10,6 +10,7 @@ import argparse
 import bisect
 import functools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import optuna
 import pandas as pd
 from optuna.distributions import FloatDistribution
+from optuna.storages.journal import JournalFileOpenLock
 
 import harness
 import helpers
@@ -210,9 +212,8 @@ def record(name, where, workers=2):
         harness.run_study(study, where, workers)
     finally:
         rows = harness.table(study)
-        done = rows[rows.state == "complete"] if len(rows) else rows
         # The storage may also hold what this part asked for before it was changed.
-        keep(name, done[done.config.isin(asked)] if len(done) else done)
+        keep(name, rows[(rows.state == "complete") & rows.config.isin(asked)])
 
 
 def rows_of(name, file=FILE):
@@ -226,13 +227,18 @@ def keep(name, new, file=FILE):
     new = new.reindex(columns=runs.ROW)
     new["by_position"] = new.by_position.map(json.dumps)
     new.insert(0, "part", name)
-    old = pd.read_csv(file) if file.is_file() else new[:0]
-    old = old[(old.part != name) | ~old.config.isin(new.config)]
-    whole = pd.concat([rows for rows in (old, new) if len(rows)] or [new])
-    whole = whole.sort_values(["part", "config"], kind="stable")
-    written = file.with_suffix(".part")
-    whole.to_csv(written, index=False, float_format="%.9g")
-    written.replace(file)
+    lock, written = JournalFileOpenLock(str(file)), file.with_suffix(f".{os.getpid()}.part")
+    lock.acquire()
+    try:
+        old = pd.read_csv(file) if file.is_file() else new[:0]
+        old = old[(old.part != name) | ~old.config.isin(new.config)]
+        whole = pd.concat([rows for rows in (old, new) if len(rows)] or [new])
+        whole = whole.sort_values(["part", "config"], kind="stable")
+        whole.to_csv(written, index=False, float_format="%.9g")
+        written.replace(file)
+    finally:
+        written.unlink(missing_ok=True)
+        lock.release()
 
 
 def load(name, file=FILE):

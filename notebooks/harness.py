@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,9 +26,11 @@ import optuna
 import pandas as pd
 import psutil
 import sqlalchemy
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 from scipy.special import stdtrit
-from sqlalchemy import make_url
+from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 import helpers
@@ -46,15 +49,18 @@ class StorageError(OSError):
 def open_storage(where):
     """The Optuna storage at `where`: a database URL, or a file, .journal for a journal.
 
-    Any other file is an SQLite database. Raises StorageError with a remedy.
+    Any other file is an SQLite database. Raises ValueError for neither, StorageError with a remedy.
     """
-    where = str(where)
+    if not isinstance(where, str | os.PathLike) or not str(where):
+        raise ValueError(f"where is {where!r}; expected a file, or a URL as sqlite:///study.db")
     with storage_errors(where):
-        if "://" not in where:
-            Path(where).absolute().parent.mkdir(parents=True, exist_ok=True)
-        if where.endswith(".journal"):
-            return optuna.storages.JournalStorage(Journal(where))
-        url = where if "://" in where else f"sqlite:///{Path(where).absolute()}"
+        url = os.path.expanduser(where)
+        if "://" not in url:
+            path = os.path.abspath(url)
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            if path.endswith(".journal"):
+                return optuna.storages.JournalStorage(Journal(path))
+            url = URL.create("sqlite", database=path).render_as_string()   # quotes what it must
         if not url.startswith("sqlite"):
             return optuna.storages.RDBStorage(url)
         options = {"timeout": 60, "isolation_level": None}
@@ -92,15 +98,15 @@ def storage_errors(where):
         yield
     except StorageError:
         raise
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
+    except (SQLAlchemyError, StorageInternalError, OSError, ImportError) as error:
         cause = error.__cause__ or error
         reason = str(getattr(cause, "orig", None) or getattr(cause, "strerror", None) or cause)
-        password = make_url(where).password if "://" in str(where) else None
-        shown = str(where).replace(password, "***") if password else where
+        remedy = ("Install it" if isinstance(error, ImportError)
+                  else "Free some space, allow writing there")
+        shown = re.sub("://([^:/]*):.*@", r"://\1:***@", str(where))      # without a password
         raise StorageError(
             f"the study's storage {shown} cannot be used: {reason.splitlines()[0]}. Finished "
-            "trials are kept. Free some space, allow writing there, or give another storage, and "
-            "start again"
+            f"trials are kept. {remedy}, or give another storage, and start again"
         ) from error
 
 
@@ -110,14 +116,25 @@ def open_study(name, where, configs=(), space=None, base=None, n_trials=0, seed=
     A list of `configs`, each to be run once; or a `space` to search, {setting: choice(...) or a
     distribution of Optuna}, around the configuration `base`, in `n_trials` trials. What the study
     has already is not added again, so the same call resumes it. Raises ValueError for a
-    configuration that cannot be meant, StorageError.
+    configuration or a space that cannot be meant, StorageError.
     """
+    if not isinstance(configs, list | tuple):
+        raise ValueError(f"configs is {configs!r}; expected a list of configurations")
     configs = [json.loads(runs.key(config)) for config in configs]
+    if space is not None:
+        settings = runs.complete(base)
+        if not isinstance(space, dict) or not space:
+            raise ValueError(f"space is {space!r}; expected a dict, {{setting: choice(...)}}")
+        for setting, d in space.items():
+            if setting not in settings or not isinstance(d, BaseDistribution):
+                raise ValueError(f"space has {setting!r}: {d!r}; expected choice(...) or another "
+                                 f"distribution, for one of {', '.join(settings)}")
     with storage_errors(where):
         study = optuna.create_study(study_name=name, storage=open_storage(where),
                                     load_if_exists=True, pruner=PRUNER)
+        if configs or space:
+            requeue(study)
         if space:
-            runs.complete(base)
             texts = {k: optuna.distributions.distribution_to_json(d) for k, d in space.items()}
             study.set_user_attr("search", {"space": texts, "base": base, "seed": seed})
         have = [t for t in study.get_trials(deepcopy=False)
@@ -167,9 +184,35 @@ def reclaim(study):
 def give_back(study, trial, tries=1):
     """Fail a trial that was not finished, and queue it anew."""
     kept = {k: v for k, v in trial.user_attrs.items() if k in ("config", "searched")}
-    if fail(study, trial.number):
-        kept |= {"retry of": trial.number, "tries": tries}
-        study.enqueue_trial(trial.params, user_attrs=kept)
+    with undisturbed():
+        if trial.state == TrialState.FAIL or fail(study, trial.number):
+            kept |= {"retry of": trial.number, "tries": tries}
+            study.enqueue_trial(trial.params, user_attrs=kept)
+
+
+def requeue(study):
+    """Queue anew what was given back by a process that was killed between failing and queueing."""
+    trials = study.get_trials(deepcopy=False)
+    retried = {t.user_attrs.get("retry of") for t in trials}
+    for t in trials:
+        if (t.state == TrialState.FAIL and t.number not in retried and "error" not in t.user_attrs
+                and {"config", "searched"} & set(t.user_attrs)):
+            give_back(study, t, t.user_attrs.get("tries", 1))
+
+
+@contextlib.contextmanager
+def undisturbed():
+    """Inside `with`, SIGINT and SIGTERM wait for its end: the stop button sends a worker both."""
+    main = threading.current_thread() is threading.main_thread()     # none else is interrupted
+    came, numbers = [], (signal.SIGINT, signal.SIGTERM) if main else ()
+    before = {n: signal.signal(n, lambda number, frame: came.append(number)) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def fail(study, number, error=None):
@@ -270,16 +313,28 @@ def work(study, where, measure=runs.measure):
             trial = next_trial(study)
         if trial is None:
             return
-        run_trial(study, where, trial, measure)
+        try:
+            run_trial(study, where, trial, measure)
+        except UpdateFinishedTrialError:
+            print(f"trial {trial.number} was given to another worker; this row is dropped",
+                  file=sys.stderr)
 
 
 def is_orphan():
     """Whether this process is a worker of run_study whose parent was killed."""
-    return os.environ.get("STUDY_PARENT", str(os.getppid())) != str(os.getppid())
+    if "STUDY_PARENT" not in os.environ:
+        return False
+    try:
+        parent, own = psutil.Process(int(os.environ["STUDY_PARENT"])), psutil.Process()
+        # A younger process only has the parent's number. Both times move when the clock is set, so
+        # they are compared as they are now.
+        return parent.status() == psutil.STATUS_ZOMBIE or parent.create_time() > own.create_time()
+    except psutil.Error:
+        return True
 
 
 def run_trial(study, where, trial, measure):
-    """Run one trial and record how it ended."""
+    """Run one trial and record how it ended; UpdateFinishedTrialError if another took it."""
     def report(tenth, val):
         with storage_errors(where):
             trial.report(val, tenth)
@@ -295,24 +350,15 @@ def run_trial(study, where, trial, measure):
         except StorageError:
             raise
         except optuna.TrialPruned:
-            study.tell(trial, state=TrialState.PRUNED)
+            study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
         except (KeyboardInterrupt, runs.Interrupted) as error:
             give_back(study, study.trials[trial.number])
             raise KeyboardInterrupt from error
         except Exception as error:
             fail(study, trial.number, f"{type(error).__name__}: {error}")
         else:
-            finish(study, trial, row)
-
-
-def finish(study, trial, row):
-    """Record the row of a trial, unless the trial was given to another worker meanwhile."""
-    try:
-        trial.set_user_attr("row", row)
-        study.tell(trial, row["val"])
-    except (ValueError, RuntimeError):
-        print(f"trial {trial.number} was given to another worker; this row is dropped",
-              file=sys.stderr)
+            trial.set_user_attr("row", row)
+            study.tell(trial, row["val"], skip_if_finished=True)
 
 
 def start_worker(name, where, log=None):
@@ -326,16 +372,22 @@ def run_study(study, where, workers=2):
     """Work on a study with several processes until none of its trials is left.
 
     A bar shows the trials done and the time left. Started again after any end, it goes on with
-    what is left. Raises RuntimeError with the last words of the workers when trials are left.
+    what is left. Raises ValueError for `workers` that is no integer of 1 or more, RuntimeError
+    with the last words of the workers when trials are left.
     """
+    helpers.check_sizes(workers=workers)
+    processes = []
+
     def left():
         with storage_errors(where):
+            if all(p.poll() is not None for p in processes):   # else one may be about to do so
+                requeue(study)
             return len(study.get_trials(deepcopy=False, states=LEFT))
 
     if not (total := left()):
         return
     with tempfile.TemporaryFile("w+") as log, helpers.Progress(total, [], unit=" trials") as bar:
-        processes = [start_worker(study.study_name, where, log) for _ in range(workers)]
+        processes += [start_worker(study.study_name, where, log) for _ in range(workers)]
         try:
             while any(p.poll() is None for p in processes):
                 time.sleep(0.5)
@@ -396,7 +448,10 @@ def copy_studies(studies, file):
 
 
 def table(study):
-    """A row a trial: number, state, worker, error, and for finished trials all of the row."""
+    """A row a trial: number, state, worker, error, and for finished trials all of the row.
+
+    The columns of runs.ROW are always there, even if no trial is finished.
+    """
     rows = []
     for t in study.get_trials(deepcopy=False):
         if {"config", "searched"} & set(t.user_attrs):
@@ -406,7 +461,9 @@ def table(study):
             rows.append({"trial": t.number, "state": t.state.name.lower(), "error": error,
                          "worker": t.user_attrs.get("worker", {}).get("pid"),
                          "retry of": t.user_attrs.get("retry of"), **t.user_attrs.get("row", {})})
-    return pd.DataFrame(rows)
+    made = pd.DataFrame(rows)
+    columns = ["trial", "state", "error", "worker", "retry of", *runs.ROW, *made]
+    return made.reindex(columns=list(dict.fromkeys(columns)))
 
 
 def paired(rows, by, base, value="val", pair="seed"):
@@ -414,9 +471,11 @@ def paired(rows, by, base, value="val", pair="seed"):
 
     A table with a line for every value of the column `by`: number of pairs, mean and standard
     deviation of `value`; the mean difference from `base`, its standard error, its interval of 95%
-    (Student's t), and a verdict in words. Raises ValueError for a base that is not there, fewer
-    than 2 pairs, or a group that lacks a seed or has one twice.
+    (Student's t), and a verdict in words. Raises ValueError for a column or a base that is not
+    there, fewer than 2 pairs, or a group that lacks a seed or has one twice.
     """
+    if absent := [column for column in (by, value, pair) if column not in rows]:
+        raise ValueError(f"there is no column {absent[0]!r}; there are {', '.join(map(str, rows))}")
     if base not in set(rows[by]):
         raise ValueError(f"{base!r} is not in the column {by!r}; it has {sorted(set(rows[by]))}")
     if rows.duplicated([by, pair]).any():

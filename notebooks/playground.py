@@ -135,14 +135,12 @@ class _Watch:
 def complete(config):
     """The configuration with the default of every setting that it leaves out.
 
-    Raises ValueError for an unknown setting, and for sizes that are no positive integers.
+    Raises ValueError for an unknown setting, sizes that are no positive integers, a bad seed.
     """
     if unknown := set(config) - set(DEFAULTS):
         raise ValueError(f"unknown setting {min(unknown)!r}; expected one of {', '.join(DEFAULTS)}")
     config = DEFAULTS | config
-    for name in ("n_embd", "n_hidden"):
-        if not isinstance(config[name], int) or config[name] < 1:
-            raise ValueError(f"{name} is {config[name]!r}; expected an integer of 1 or more")
+    helpers.check_parameters(**{name: config[name] for name in ("n_embd", "n_hidden", "seed")})
     helpers.tree_levels(config["block_size"])
     return config
 
@@ -161,12 +159,15 @@ def run(parts, config=None, on_progress=None, stop=None):
 
 
 def _carry_out(run, parts, on_progress, stop):
+    for name in ("train", "val"):
+        if not isinstance(parts, dict) or not parts.get(name):
+            raise ValueError(f"parts has no words for {name!r}; expected those of split_words")
     c, run.names = run.config, len(parts["train"])
     if on_progress:
         on_progress(run)
     stoi, _ = helpers.build_vocab([word for part in parts.values() for word in part])
     run.total = helpers.capped(c["max_steps"])
-    generator = torch.Generator().manual_seed(c["seed"])
+    generator = torch.Generator().manual_seed(int(c["seed"]))
     with contextlib.suppress(Stopped), helpers.threads(1), OwnDraws(generator):
         X, Y = windows(parts["train"], c["block_size"], stoi, stop)
         Xdev, Ydev = windows(parts["val"], c["block_size"], stoi, stop)

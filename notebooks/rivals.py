@@ -94,11 +94,14 @@ class NGram(nn.Module):
 
     Each context's counts are mixed with the prediction of the next shorter one, which weighs
     `weight` times the number of the context's different followers (with 1: Witten and Bell, 1991).
-    The shortest is mixed with the uniform distribution. Gives log-probabilities.
+    The shortest is mixed with the uniform distribution. Gives log-probabilities. Raises ValueError
+    for an order below 0, and for a prediction before `count`.
     """
 
     def __init__(self, vocab_size, order, weight=1.0):
         super().__init__()
+        helpers.check_sizes(vocab_size=vocab_size)
+        helpers.check_sizes(0, order=order)
         self.vocab_size, self.order, self.weight, self.counts = vocab_size, order, weight, {}
 
     def count(self, X, Y):
@@ -114,6 +117,8 @@ class NGram(nn.Module):
 
     def predict(self, context):
         """(V,): the probabilities after a context, a tuple of at most `order` characters."""
+        if not self.counts:
+            raise ValueError("this NGram has no counts; give its count(X, Y) the words of train")
         if context not in self.known:
             shorter = (self.predict(context[1:]) if context
                        else np.full(self.vocab_size, 1 / self.vocab_size))

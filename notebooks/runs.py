@@ -8,6 +8,7 @@ import difflib
 import functools
 import json
 import math
+import os
 import platform
 import sys
 import time
@@ -53,6 +54,8 @@ MODELS = {
                                        "dropout": 0.0}),
     "n-gram": ("names", COMMON | {"order": 5, "weight": 1.0}),
 }
+SIZES = ("block_size", "n_embd", "n_hidden", "n_skip", "n_layers", "n_head", "kernel_size", "group",
+         "max_steps", "batch_size")
 OPTIONAL = {"steps": 1000, "budget": 45.0, "average": 0.99}    # None by default: an example
 ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 ROW = ["model", "seed", "steps", "parameters", "train", "val", "unseen", "copied", "test",
@@ -64,14 +67,19 @@ class Diverged(ArithmeticError):
 
 
 class Interrupted(Exception):
-    """A training was stopped by hand."""
+    """A training was stopped by hand; `lossi` are its losses so far."""
+
+    lossi = ()
 
 
 def complete(config):
     """The configuration with the default of every setting that it leaves out.
 
-    Raises ValueError for an unknown model or setting, a value of another type or below 0.
+    Raises ValueError for an unknown model or setting, a value of another type, below 0 or, of a
+    size, 0, a warmup of 1 or more, an n_head that does not divide n_hidden.
     """
+    if not isinstance(config, dict):
+        raise ValueError(f"the configuration is {config!r}; expected a dict with its 'model'")
     config = dict(config)
     model = config.pop("model", None)
     if model not in MODELS:
@@ -86,7 +94,14 @@ def complete(config):
         if value is not None or defaults[name] is not None:
             _check_type(name, value, default)
             config[name] = float(value) if isinstance(default, float) else value
-    return {"model": model} | defaults | config
+    whole = {"model": model} | defaults | config
+    helpers.check_sizes(**{name: whole[name] for name in SIZES if name in whole})
+    if whole.get("warmup", 0) >= 1:
+        raise ValueError(f"warmup is {whole['warmup']!r}; expected a number from 0 to below 1")
+    if whole.get("n_hidden", 0) % whole.get("n_head", 1):
+        raise ValueError(f"n_head is {whole['n_head']}; expected a divisor of {whole['n_hidden']}, "
+                         "n_hidden")
+    return whole
 
 
 def _check_type(name, value, default):
@@ -106,7 +121,19 @@ def key(config):
                       sort_keys=True)
 
 
-@functools.lru_cache(maxsize=4)
+def _cached(function):
+    """Cache a function of a word list and more, until the list's file changes."""
+    cached = functools.lru_cache(maxsize=8)(lambda files, *args: function(*args))
+
+    @functools.wraps(function)
+    def wrapper(words, *args):
+        paths = Path(words).absolute(), helpers.ROOT / words       # where helpers.load_words looks
+        stats = [(path, path.stat()) for path in paths if os.path.isfile(path)]
+        return cached(tuple((p, s.st_mtime_ns, s.st_size) for p, s in stats), words, *args)
+    return wrapper
+
+
+@_cached
 def load_parts(words, copies):
     """(stoi, parts): vocabulary and the three splits of a word list or of running text.
 
@@ -137,7 +164,7 @@ def _text_parts():
     return helpers.build_vocab(pieces)[0], helpers.split_words(pieces)
 
 
-@functools.lru_cache(maxsize=8)
+@_cached
 def tensors(words, copies, split, form, block_size):
     """(X, Y) of a split, as windows or as whole names."""
     stoi, parts = load_parts(words, copies)
@@ -147,8 +174,10 @@ def tensors(words, copies, split, form, block_size):
 
 
 def data(config, split):
-    """(X, Y) of a split, in the form that the configuration's model takes."""
+    """(X, Y) of a split, "train", "val" or "test", in the form that the model takes."""
     config = complete(config)
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"split is {split!r}; expected 'train', 'val' or 'test'")
     return tensors(config["words"], config["copies"], split, MODELS[config["model"]][0],
                    config.get("block_size"))
 
@@ -235,7 +264,8 @@ def train(model, config, report=None):
     """Train the model of a configuration; return its losses.
 
     `report(tenth, val)` is called after every tenth of the training, if given. Raises Diverged
-    when the loss is no number, Interrupted when the training was stopped by hand.
+    when the loss is no number, Interrupted when the training was stopped by hand, with the losses
+    so far as its attribute `lossi`.
     """
     c = complete(config)
     if c["model"] == "n-gram":
@@ -246,7 +276,9 @@ def train(model, config, report=None):
     if lossi and not math.isfinite(lossi[-1]):
         raise Diverged(f"the loss is {lossi[-1]} at step {len(lossi) - 1}; lower learning_rate")
     if len(lossi) < steps:
-        raise Interrupted(f"stopped by hand after {len(lossi)} of {steps} steps")
+        error = Interrupted(f"stopped by hand after {len(lossi)} of {steps} steps")
+        error.lossi = lossi
+        raise error
     return lossi
 
 
@@ -268,8 +300,10 @@ def _train_with_adamw(model, c, report):
     epoch = math.ceil(len(data(c, "train")[0]) / c["batch_size"])
     steps = helpers.capped(c["steps"] or c["epochs"] * epoch, 16)
     optimizer = make_optimizer(model, c)
+    # OneCycleLR divides by 0 when its warmup is a single step; a little less of it is the same.
+    warmup = c["warmup"] * (0.999 if c["warmup"] * steps == 1 else 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, c["learning_rate"], total_steps=steps, pct_start=c["warmup"],
+        optimizer, c["learning_rate"], total_steps=steps, pct_start=warmup,
         cycle_momentum=c["model"] == "torch tree")
     torch.manual_seed(c["seed"] + 1)
     return helpers.fit(model, batches(c), optimizer, steps, schedule=schedule,
@@ -351,13 +385,14 @@ def unseen_words(config, words):
     return torch.tensor([w not in known for w in words])
 
 
-def measure(config, report=None):
+def measure(config, report=None, partial=False):
     """Train a configuration from nothing: (row, model), the row as a dict of plain values.
 
     `seconds` are those of the training on the clock, `cpu` the processor's own. `unseen` is val
     over the words that do not stand in train, `copied` over those that do (see unseen_words; None
     where there are none), `by_position` val at the first character, the second, ...,
     the tenth, and at the end of the word. `test` is None unless the configuration asks for it.
+    With `partial` a training that is stopped by hand gives the row of what was trained by then.
     """
     config = complete(config)
     timed = config
@@ -365,7 +400,12 @@ def measure(config, report=None):
         timed = with_steps(config, steps_within(config["budget"], config))
     model = build(config)
     t0, c0 = time.perf_counter(), time.process_time()
-    lossi = train(model, timed, report)
+    try:
+        lossi = train(model, timed, report)
+    except Interrupted as stopped:
+        if not partial:
+            raise
+        lossi = stopped.lossi
     seconds, cpu = time.perf_counter() - t0, time.process_time() - c0
     parts = load_parts(config["words"], config["copies"])[1]
     val = position_losses(model, config, "val")

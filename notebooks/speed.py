@@ -57,11 +57,16 @@ class Stack(nn.Module):
 
     The first layer joins `kernel_size` characters of `n_embd` numbers each, one that costs little;
     each of `dilations` adds a layer that joins two places, with a residual. X: whole words, a row
-    each, or, with ring buffers as `pasts`, one position, (N,). Raises ValueError for sizes below 1.
+    each, or, with ring buffers as `pasts`, one position, (N,). Raises ValueError for sizes below 1,
+    a kernel_size below 2.
     """
 
     def __init__(self, vocab_size, n_embd, n_hidden, kernel_size=5, dilations=(1, 2)):
         super().__init__()
+        helpers.check_sizes(vocab_size=vocab_size, n_embd=n_embd, n_hidden=n_hidden)
+        helpers.check_sizes(2, kernel_size=kernel_size)
+        for dilation in dilations:
+            helpers.check_sizes(dilation=dilation)
         self.receptive_field = kernel_size + sum(dilations)
         self.embedding = nn.Embedding(vocab_size, n_embd)
         self.layers = nn.ModuleList([
@@ -80,8 +85,11 @@ def length_batches(X, Y, batch_size):
     """Batches of encode_names' (X, Y), without end: names of about one length, a row each.
 
     Every epoch all names once: in a new order, sorted by length, cut into batches, and these in a
-    new order. So there is next to no padding, (N, L) with L the longest of the batch.
+    new order. So there is next to no padding, (N, L) with L the longest of the batch. Raises
+    ValueError for a batch_size below 1, X and Y of other shapes.
     """
+    helpers.check_sizes(batch_size=batch_size)
+    helpers._check_rows(X, Y)
     lengths = (Y != helpers.PAD).sum(1)
     while True:
         order = torch.randperm(len(X))

@@ -2,8 +2,12 @@
 
 import json
 import math
+import os
 import platform
+import signal
+import time
 
+import pandas as pd
 import pytest
 
 import evidence
@@ -99,6 +103,27 @@ def test_readme_has_the_verdicts():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for line in evidence.readme_lines():
         assert line in readme
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no fork")
+def test_two_processes_that_keep_rows_at_once_lose_none(tmp_path):
+    file, start, n, children = tmp_path / "evidence.csv", time.time() + 0.5, 25, []
+    for part in ("claims", "copies"):
+        children.append(os.fork())
+        if children[-1] == 0:
+            code = 1
+            try:
+                signal.alarm(60)                             # whatever happens, it ends
+                time.sleep(max(0, start - time.time()))
+                for i in range(n):
+                    evidence.keep(part, pd.DataFrame([{"config": f"{i}", "by_position": []}]), file)
+                code = 0
+            finally:
+                os._exit(code)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0]
+    for part in ("claims", "copies"):
+        assert sorted(map(int, evidence.rows_of(part, file).config)) == list(range(n))
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_recorded_row_is_measured_again(request, in_full):

@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import os
-import resource
+import re
 import signal
 import socket
 import sqlite3
@@ -50,6 +50,7 @@ SMALL = {
 }
 TRAINED = [model for model in SMALL if model != "n-gram"]
 WHOLE = [model for model in SMALL if runs.MODELS[model][0] == "names"]
+posix = pytest.mark.skipif(os.name == "nt", reason="fork, sh and the signals of POSIX")
 RUNNING, WAITING, COMPLETE, FAIL, PRUNED = (
     TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
 
@@ -110,6 +111,13 @@ def by_hand(model, config, split):
     ({"model": "mlp", "learning_rate": math.nan}, "learning_rate is nan; expected a number"),
     ({"model": "mlp", "learning_rate": math.inf}, "learning_rate is inf; expected a number"),
     ({"model": "wavenet", "average": -0.5}, "average is -0.5; expected a number"),
+    ({"model": "wavenet", "batch_size": 0}, "batch_size is 0; expected an integer of 1 or more"),
+    ({"model": "transformer", "n_layers": 0}, "n_layers is 0; expected an integer of 1"),
+    ({"model": "flat", "n_embd": 0}, "n_embd is 0; expected an integer of 1"),
+    ({"model": "transformer", "n_hidden": 10}, "n_head is 4; expected a divisor of 10, n_hidden"),
+    ({"model": "gru", "warmup": 1}, "warmup is 1.0; expected a number from 0 to below 1"),
+    (None, "the configuration is None; expected a dict"),
+    ("mlp", "the configuration is 'mlp'; expected a dict"),
 ])
 def test_a_configuration_that_cannot_be_meant(config, message):
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
@@ -169,6 +177,26 @@ def test_the_text_has_each_paragraph_once():
     assert sum(map(len, pieces)) == pytest.approx(sum(len(p) + 2 for p in paragraphs), rel=0.02)
     with pytest.raises(ValueError, match="copies is 'none'; running text has only 'kept'"):
         runs.load_parts("text", "none")
+
+
+def test_a_word_list_that_changes_is_read_again(tmp_path, monkeypatch):
+    file = tmp_path / "words.txt"
+    file.write_text("abc\n" * 20)
+    monkeypatch.chdir(tmp_path)
+    config = small("wavenet", "words.txt")
+    X, _ = runs.data(config, "train")
+    assert runs.data(config, "train")[0] is X                # as long as it stays, it is kept
+    file.write_text("abcde\n" * 20)
+    assert runs.data(config, "train")[0].shape[1] == X.shape[1] + 2
+    assert len(runs.load_parts("words.txt", "kept")[0]) == 6
+    os.utime(file, ns=(1, 1))                                # of the same size, at another time
+    file.write_text("vwxyz\n" * 20)
+    assert "v" in runs.load_parts("words.txt", "kept")[0]
+
+
+def test_a_split_that_is_not_there(words):
+    with pytest.raises(ValueError, match="split is 'dev'; expected 'train', 'val' or 'test'"):
+        runs.data(small("mlp", words), "dev")
 
 
 def test_unseen_words(words):
@@ -366,8 +394,16 @@ def test_a_training_that_diverges_or_is_stopped(words):
     def stop(epoch, val):
         raise KeyboardInterrupt
 
-    with pytest.raises(runs.Interrupted, match="stopped by hand after 1 of 4 steps"):
+    with pytest.raises(runs.Interrupted, match="stopped by hand after 1 of 4 steps") as caught:
         runs.measure(small("wavenet", words), stop)
+    config = small("wavenet", words)
+    assert caught.value.lossi == runs.train(runs.build(config), config)[:1]
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0.25, 4), (0.5, 2), (0.0, 1), (0.99, 1), (0.3, 3)])
+def test_a_warmup_of_a_single_step(warmup, steps, words):
+    config = small("wavenet", words, warmup=warmup, steps=steps)
+    assert len(runs.train(runs.build(config), config)) == steps
 
 
 # ----------------------------------------------------------------------------------- the row
@@ -597,6 +633,8 @@ harness.main(name, where)
 @pytest.fixture(scope="module")
 def story(words, tmp_path_factory):
     """One study and all that befalls it: two workers, both killed, a third sent away, a resume."""
+    if os.name == "nt":
+        pytest.skip("Windows has no SIGKILL and no SIGTERM that a worker could answer")
     folder = tmp_path_factory.mktemp("story")
     where, log, out, workers = folder / "study.db", folder / "log", {}, []
     quick = {"model": "mlp", "words": words, "n_hidden": 50, "max_steps": 100}
@@ -781,7 +819,7 @@ def mark(study, trial, ago=0.0, **worker):
 @pytest.fixture(scope="module")
 def dead():
     """A process that has ended, and its number."""
-    process = subprocess.Popen(["true"])
+    process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
 
@@ -813,6 +851,7 @@ def test_the_trial_of_a_dead_worker_is_retried(journal, dead):
     assert (table.seed.tolist()[1:], table.val.tolist()[1:]) == ([2, 1], [2, 1])
 
 
+@posix
 def test_who_counts_as_gone(journal, dead):
     parent = psutil.Process(os.getppid())
     zombie = subprocess.Popen(["true"])
@@ -920,6 +959,130 @@ def test_what_was_failed_but_not_queued_anew_is_not_lost(journal):
     assert sorted(measure.seeds) == [1, 2]
 
 
+def in_this_process(monkeypatch, measure):
+    """run_study with workers that are this process, one after the other; they measure that."""
+    def start(name, where, log=None):
+        harness.work(harness.open_study(name, where), where, measure)
+        process = subprocess.Popen([sys.executable, "-c", ""])
+        process.wait()
+        return process
+
+    monkeypatch.setattr(harness, "start_worker", start)
+
+
+SEARCH = {"space": {"n_hidden": harness.choice(4)}, "base": {"model": "gru"}}
+
+
+@pytest.mark.parametrize("asked", [{"configs": seeded(1, 2)}, SEARCH | {"n_trials": 2}])
+def test_run_study_queues_what_was_failed_and_is_not_queued(journal, monkeypatch, asked):
+    study = harness.open_study("s", journal, **asked)
+    harness.fail(study, study.ask().number)
+    measure = Measure()
+    in_this_process(monkeypatch, measure)
+    harness.run_study(study, journal, workers=1)
+    expected = [("fail", "interrupted"), ("complete", None), ("complete", None)]
+    assert ends(study) == expected
+    assert study.trials[2].user_attrs["retry of"] == 0
+    monkeypatch.setattr(harness, "start_worker", None)       # nothing is left, nothing is added
+    harness.run_study(harness.open_study("s", journal, **asked), journal)
+    assert ends(study) == expected
+
+
+def test_run_study_says_that_a_trial_is_left_that_a_worker_did_not_queue(journal, monkeypatch):
+    def killed():
+        harness.fail(study, 0)
+        raise RuntimeError("killed")
+
+    study = harness.open_study("s", journal, seeded(1))
+    in_this_process(monkeypatch, Measure(at_1=killed))
+    with pytest.raises(RuntimeError, match="1 trials are left"):
+        harness.run_study(study, journal, workers=1)
+    harness.run_study(study, journal, workers=1)
+    assert ends(study) == [("fail", "interrupted"), ("complete", None)]
+
+
+def test_signals_wait_while_a_trial_is_given_back(journal, monkeypatch):
+    study, fail = harness.open_study("s", journal, seeded(1)), harness.fail
+    before = signal.getsignal(signal.SIGTERM)
+
+    def interrupted(*args):
+        done = fail(*args)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        return done
+
+    monkeypatch.setattr(harness, "fail", interrupted)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            harness.give_back(study, study.trials[study.ask().number])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [t.state for t in study.trials] == [FAIL, WAITING]
+
+
+@posix
+def test_two_signals_lose_nothing(tmp_path):
+    """The stop button sends a worker SIGINT, and a moment later its parent sends it SIGTERM."""
+    where = tmp_path / "study.db"
+    for ms in (0, 2, 5, 10, 20, 40):
+        study = harness.open_study(f"{ms} ms", where, seeded(1))
+        if (pid := os.fork()) == 0:
+            signal.alarm(60)                                 # whatever happens, it ends
+            with contextlib.suppress(BaseException):
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
+                harness.work(harness.open_study(f"{ms} ms", where), where,
+                             Measure(at_1=lambda: time.sleep(60)))
+            os._exit(0)
+        wait_for(lambda study=study: "worker" in study.trials[0].user_attrs)
+        time.sleep(0.05)
+        os.kill(pid, signal.SIGINT)
+        time.sleep(ms / 1000)
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+        harness.work(study, where, Measure())
+        assert [t.state for t in study.trials] == [FAIL, COMPLETE], ms
+
+
+@pytest.mark.parametrize("when", ["before it says so", "before it is pruned", "while it reports"])
+def test_a_worker_leaves_a_trial_that_another_took(journal, monkeypatch, when, capsys):
+    """The other one takes its time, so that this one sees no more than that the trial is gone."""
+    def take(number):
+        if taken or number:
+            return
+        taken.append(number)
+        harness.fail(harness.open_study("s", journal), number, "taken")
+
+    def measure(config, report):
+        report(1, 1.0)
+        if when == "before it is pruned":
+            take(len(measured))
+        elif when == "while it reports":
+            take(len(measured))
+            report(2, 1.0)
+        measured.append(config)
+        if when == "before it is pruned" and len(measured) == 1:
+            raise optuna.TrialPruned
+        return {"val": 1.0}, None
+
+    taken, measured, next_trial = [], [], harness.next_trial
+
+    def late(study):
+        trial = next_trial(study)
+        if trial and when == "before it says so":
+            take(trial.number)
+        return trial
+
+    monkeypatch.setattr(harness, "next_trial", late)
+    study = harness.open_study("s", journal, **SEARCH, n_trials=2)
+    harness.work(study, journal, measure)
+    assert ends(study) == [("fail", "taken"), ("complete", None)]
+    if when == "before it says so":
+        assert "trial 0 was given to another worker" in capsys.readouterr().err
+
+
 def test_a_late_row_is_dropped(where, capsys):
     """The worker was thought gone: another has run its trial by the time it is done."""
     others = Measure()
@@ -998,6 +1161,7 @@ def test_signs_of_life_while_a_trial_runs(journal, monkeypatch):
                               "started": psutil.Process().create_time()}
 
 
+@posix
 def test_two_workers_cannot_take_the_same_trial(where):
     """Each of four processes takes all it can get, from the same moment on, as fast as it can."""
     n, start = 12, time.time() + 0.5
@@ -1033,6 +1197,7 @@ def test_two_workers_cannot_take_the_same_trial(where):
 @contextlib.contextmanager
 def full_disk(file, room):
     """Inside `with`, no file of this process grows beyond the size of `file` and `room`."""
+    resource = pytest.importorskip("resource", reason="Windows has no limits of that kind")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(file) + room, before[1]))
     try:
@@ -1107,6 +1272,37 @@ def test_a_storage_that_cannot_be_written_is_named(tmp_path):
     assert ends(harness.open_study("s", file)) == [("complete", None)] * 2
 
 
+@pytest.mark.parametrize("bad", [None, 5, "", b"study.db", ["study.db"]])
+def test_a_storage_that_is_no_text_is_named(bad):
+    with pytest.raises(ValueError, match=f"where is {re.escape(repr(bad))}; expected a file, or"):
+        harness.open_study("s", bad, seeded(1))
+
+
+@pytest.mark.parametrize(("url", "message"), [
+    ("://", "storage :// cannot be used: Could not parse"),
+    ("nosuch://me:secret@host/x", r"storage nosuch://me:\*\*\*@host/x cannot be used: Can't load"),
+    ("oracle+cx_oracle://me:secret@host/x", "No module named 'cx_Oracle'.*Install it, or give"),
+])
+def test_a_url_that_cannot_be_used_is_named(url, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cx_Oracle", None)
+    if "cx_oracle" in url:
+        message = message.replace("No module named 'cx_Oracle'", "cx_Oracle")
+    with pytest.raises(harness.StorageError, match=message) as caught:
+        harness.open_study("s", url, seeded(1))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a b.db", "50%3F of {it}.db", "a%20b.journal"] + [
+    "what?.db", "what?.journal"] * (os.name != "nt"))
+def test_a_path_is_the_file_that_it_names(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for where in (tmp_path / name, f"~/{name}"):
+        assert len(harness.open_study("s", where, seeded(1)).trials) == 1
+    assert (tmp_path / name).is_file()
+    assert {path.name.partition("-")[0] for path in tmp_path.iterdir()} == {name}
+
+
 @pytest.mark.parametrize("name", ["words.txt/study.db", "words.txt/study.journal", "a.journal"])
 def test_a_path_that_cannot_be_is_named(tmp_path, name):
     (tmp_path / "words.txt").touch()
@@ -1126,8 +1322,30 @@ def test_a_configuration_that_cannot_be_meant_adds_nothing(journal):
         harness.open_study("s", journal, [*seeded(1), {"model": "n-gram", "ordre": 3}])
     with pytest.raises(ValueError, match="model is None"):
         harness.open_study("s", journal, space={"n_hidden": harness.choice(4)}, base={}, n_trials=2)
+    for bad, message in (
+            ({"configs": {"model": "mlp"}}, "configs is {'model': 'mlp'}; expected a list"),
+            ({"configs": None}, "configs is None; expected a list"),
+            ({"configs": ["mlp"]}, "configuration is 'mlp'; expected a dict"),
+            (SEARCH | {"space": ["n_hidden"]}, r"space is \['n_hidden'\]; expected a dict"),
+            (SEARCH | {"space": {}}, "space is {}; expected a dict"),
+            (SEARCH | {"space": {"n_hidden": [4, 8]}}, r"space has 'n_hidden': \[4, 8\]; expect"),
+            (SEARCH | {"space": {"n_hiden": harness.choice(4)}}, "space has 'n_hiden': .*one of"),
+            (SEARCH | {"base": None}, "configuration is None; expected a dict")):
+        with pytest.raises(ValueError, match=message):
+            harness.open_study("s", journal, **bad, n_trials=2)
     assert harness.open_study("s", journal).trials == []
     assert harness.table(harness.open_study("s", journal)).empty
+
+
+def test_the_table_has_all_columns_before_a_trial_is_finished(journal):
+    first = ["trial", "state", "error", "worker", "retry of", *runs.ROW]
+    assert list(harness.table(harness.open_study("s", journal))) == first
+    study = harness.open_study("s", journal, seeded(1, 2))
+    harness.fail(study, study.ask().number, "no")
+    table = harness.table(study)
+    assert list(table) == first
+    assert table[runs.ROW].isna().all(axis=None)
+    assert table.state.tolist() == ["fail", "waiting"]
 
 
 def test_the_command_line_names_what_there_is(journal, tmp_path, monkeypatch):
@@ -1154,6 +1372,44 @@ def fake_workers(monkeypatch, command):
     return started
 
 
+@pytest.mark.parametrize("workers", [0, -1, "2", True, 1.0, None])
+def test_workers_are_counted(journal, monkeypatch, workers):
+    monkeypatch.setattr(harness, "start_worker", None)
+    study = harness.open_study("s", journal)                 # even where there is nothing to do
+    with pytest.raises(ValueError, match=f"workers is {workers!r}; expected an integer of 1"):
+        harness.run_study(study, journal, workers=workers)
+
+
+@posix
+def test_a_python_that_starts_another_as_its_child(journal, words, tmp_path, monkeypatch):
+    """As in a virtual environment on Windows: a worker's parent is not who started it."""
+    launcher = tmp_path / "python"
+    launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n')
+    launcher.chmod(0o755)
+    study = harness.open_study("s", journal, [small("n-gram", words)])
+    monkeypatch.setattr(sys, "executable", str(launcher))
+    harness.run_study(study, journal, workers=1)
+    assert ends(study) == [("complete", None)]
+
+
+@posix
+def test_who_is_an_orphan(monkeypatch, dead):
+    assert not harness.is_orphan()                           # run_study did not start this one
+    zombie = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    younger = subprocess.Popen(["sleep", "100"])             # it has a number that was another's
+    try:
+        for pid, orphan in ((os.getppid(), False), (dead, True), (zombie.pid, True),
+                            (younger.pid, True)):
+            monkeypatch.setenv("STUDY_PARENT", str(pid))
+            assert harness.is_orphan() == orphan
+    finally:
+        younger.kill()
+        younger.wait()
+        zombie.wait()
+
+
+@posix
 def test_workers_that_all_end_too_early(journal, monkeypatch):
     started = fake_workers(monkeypatch, "echo never; echo no memory >&2; exit 3")
     study = harness.open_study("s", journal, seeded(1, 2))
@@ -1165,6 +1421,7 @@ def test_workers_that_all_end_too_early(journal, monkeypatch):
         harness.run_study(study, journal, workers=1)
 
 
+@posix
 def test_a_parent_that_is_stopped_ends_its_workers(journal, monkeypatch, capsys):
     started, sleep = fake_workers(monkeypatch, "exec sleep 100"), time.sleep
 
@@ -1180,9 +1437,9 @@ def test_a_parent_that_is_stopped_ends_its_workers(journal, monkeypatch, capsys)
     assert [t.state for t in study.trials] == [WAITING] * 2
 
 
-def test_a_worker_ends_after_its_trial_when_its_parent_is_gone(journal, monkeypatch):
+def test_a_worker_ends_after_its_trial_when_its_parent_is_gone(journal, monkeypatch, dead):
     def orphaned(config, report=None):
-        monkeypatch.setenv("STUDY_PARENT", "1" if os.getppid() != 1 else "2")
+        monkeypatch.setenv("STUDY_PARENT", str(dead))
         return {"val": 1.0}, None
 
     study = harness.open_study("s", journal, seeded(1, 2))
@@ -1410,6 +1667,15 @@ def test_paired_over_other_columns():
     rows = rows_of(a=[1, 2, 3], b=[2, 3, 5]).rename(columns={"val": "test", "seed": "fold"})
     line = harness.paired(rows, "model", "a", value="test", pair="fold").loc["b"]
     assert line.difference == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize("names", [("modle", "val", "seed"), ("model", "vall", "seed"),
+                                   ("model", "val", "sed")])
+def test_paired_names_a_column_that_is_not_there(names):
+    by, value, pair = names
+    unknown, = set(names) - {"model", "val", "seed"}
+    with pytest.raises(ValueError, match=f"no column '{unknown}'; there are model, seed, val"):
+        harness.paired(rows_of(a=[1, 2], b=[1, 2]), by, "a", value=value, pair=pair)
 
 
 @pytest.mark.parametrize(("rows", "base", "message"), [

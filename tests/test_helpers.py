@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -209,6 +210,17 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, content, message):
         helpers.load_words(file)
 
 
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refused(self):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    file = tmp_path / "mine.txt"
+    file.write_text("emma")
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(ValueError, match=r"mine\.txt: cannot be read \(Permission denied\); give"):
+        helpers.load_words(file)
+
+
 def test_a_relative_path_is_found_from_any_folder(tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     assert helpers.load_words("data/names.txt") == words
@@ -256,6 +268,20 @@ def test_splitting_leaves_its_input_and_the_random_state_alone():
     helpers.split_words(words)
     assert words == LETTERS
     assert random.getstate() == state
+
+
+def test_an_integer_of_numpy_is_a_seed_like_any_other(trained, itos):
+    words = list("abcdefghijkl")
+    assert helpers.split_words(words, np.int64(3)) == helpers.split_words(words, 3)
+    assert helpers.sample(trained, 8, itos, 5, seed=np.int64(3)) == helpers.sample(
+        trained, 8, itos, 5, seed=3)
+
+
+def test_any_collection_of_texts_is_a_list_of_words():
+    words = [chr(97 + i) for i in range(12)]
+    for same in (tuple(words), np.array(words), pd.Series(words)):
+        assert helpers.split_words(same, 3) == helpers.split_words(words, 3)
+        assert helpers.build_vocab(same) == helpers.build_vocab(words)
 
 
 def test_another_seed_gives_another_split():
@@ -1264,6 +1290,21 @@ def test_a_single_loss_can_be_drawn():
     assert ax.lines[0].get_ydata().tolist() == [3.0]
 
 
+def test_a_training_without_a_step_is_drawn_as_such(recwarn):
+    ax = helpers.plot_losses({"a": []}, decay_at=7)
+    assert [text.get_text() for text in ax.texts] == ["no losses yet"]
+    assert not ax.lines
+    assert not recwarn
+    plt.close("all")
+
+
+def test_a_curve_without_losses_does_not_hide_the_others():
+    ax = helpers.plot_losses({"a": [], "b": [3.0, 2.0], "c": np.array([])})
+    assert [line.get_label() for line in ax.lines] == ["b"]
+    assert not ax.texts
+    plt.close("all")
+
+
 def test_a_long_curve_is_thinned():
     line = helpers.plot_losses({"a": np.linspace(3, 2, 200_000)}).lines[0]
     assert 4000 <= len(line.get_xdata()) < 8000
@@ -1395,6 +1436,15 @@ def test_a_training_that_ended_early_is_neither_held_to_the_figures_nor_kept(
     assert files(output) == []
 
 
+def test_a_training_stopped_before_its_first_step_is_logged_as_none(words, output, capsys):
+    assert log("tree", words, 3.3, steps=0)["expected val"].iloc[-1] == "none"
+    assert "nothing was trained" in capsys.readouterr().out
+    for losses in ([], np.array([])):
+        helpers.check_learning("tree", words, config_of("tree"), losses)
+        assert "nothing was trained, 0 steps are too few" in capsys.readouterr().out
+    assert files(output) == []
+
+
 def test_a_folder_that_cannot_be_written_costs_a_word_only(words, tmp_path, output, monkeypatch,
                                                            capsys):
     # Below a regular file nobody can write, not even the root user of a container.
@@ -1411,6 +1461,23 @@ def test_a_kept_file_is_replaced_whole(tmp_path):
         helpers.save_json(file, content)
         assert json.loads(file.read_text()) == content
         assert files(file.parent) == ["log.json"]
+
+
+def test_a_path_may_be_a_text(tmp_path):
+    helpers.save_json(str(tmp_path / "log.json"), {"val": "1"})
+    assert files(tmp_path) == ["log.json"]
+
+
+def test_an_interrupt_before_the_file_is_replaced_leaves_nothing_behind(tmp_path, monkeypatch):
+    def interrupted(self, target):
+        raise KeyboardInterrupt
+
+    helpers.save_json(tmp_path / "log.json", {"val": "1"})
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        helpers.save_json(tmp_path / "log.json", {"val": "2"})
+    assert files(tmp_path) == ["log.json"]
+    assert json.loads((tmp_path / "log.json").read_text()) == {"val": "1"}
 
 
 def test_a_kept_file_survives_a_full_disk(tmp_path, monkeypatch, capsys):
@@ -1509,9 +1576,10 @@ def test_vocabulary_refuses_the_reserved_character():
         helpers.build_vocab(["emma", "a.b"])
 
 
-def test_a_kept_row_that_cannot_be_read_counts_as_not_run(words, tmp_path, monkeypatch):
+@pytest.mark.parametrize("content", ['{"par', "null", "7", '"text"', "[1, 2]", "[]", "{}"])
+def test_a_kept_row_that_cannot_be_read_counts_as_not_run(content, words, tmp_path, monkeypatch):
     monkeypatch.setattr(helpers, "OUTPUT", tmp_path)
-    (tmp_path / "log_01.json").write_text('{"par')
+    (tmp_path / "log_01.json").write_text(content)
     config = helpers.RECIPE | {"block_size": 8, "n_embd": 10, "n_hidden": 1}
     table = helpers.performance_log("MLP, 8 letters", words, config, [], 2.0, 2.0, 1.0, 9)
     assert table.loc["01 MLP, 3 letters", "val"] == "not run yet"

@@ -3,7 +3,9 @@
 import contextlib
 import math
 import os
+import random
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -19,10 +21,17 @@ import harness
 import helpers
 from course import PATHS, code_cells
 
-EVENTS = {"step": (torch.Tensor, "backward"), "character": (helpers, "draw_next")}
+# The first loss that is never computed; the n-th step; the n-th character of a sampling.
+EVENTS = {"loss": (torch.nn.functional, "cross_entropy"), "step": (torch.Tensor, "backward"),
+          "character": (helpers, "draw_next")}
 
 # These measure something small, which the cells below them need; run again, they take a moment.
-MEASURE = {"test-gradients", "exercise-scale", "lecture-names", "sample", "growth"}
+MEASURE = {"01": {"initial-loss", "exercise-scale"}, "03": {"flow"},
+           "06": {"equal", "biased", "speed", "speed-norm", "batches", "cost", "exercise-scale"},
+           "07": {"all-names", "padding", "gradients"}, "08": {"tree-loss", "test-gradients"},
+           "09": {"trade"},
+           "10": {"flops", "limit", "profile", "dispatch", "same", "steps", "train-steps",
+                  "batches", "stack-same", "lecture-names", "shared-check", "sample", "growth"}}
 
 
 @pytest.fixture
@@ -32,23 +41,23 @@ def interrupting(monkeypatch):
     As when the interrupt button is pressed: KeyboardInterrupt where the code then is, once a cell.
     """
 
-    def interrupting(event, n, cells=None):
+    def interrupting(path, event, n):
         count, interrupted = [0], {}
         owner, name = EVENTS[event]
         original = getattr(owner, name)
 
         def counted(*args, **kwargs):
-            count[0] += 1
-            if count[0] == n:
-                raise KeyboardInterrupt
+            if event != "loss" or torch.is_grad_enabled():
+                count[0] += 1
+                if count[0] == n:
+                    raise KeyboardInterrupt
             return original(*args, **kwargs)
 
         monkeypatch.setattr(owner, name, counted)
 
         @contextlib.contextmanager
         def around(cell):
-            spared = cell.id in MEASURE or (cells and cell.id not in cells)
-            count[0] = -math.inf if spared else 0
+            count[0] = -math.inf if cell.id in MEASURE.get(path.name[:2], ()) else 0
             try:
                 yield
                 how = "handled"
@@ -62,40 +71,60 @@ def interrupting(monkeypatch):
     return interrupting
 
 
-# 09 trains in processes of its own; tests/test_harness.py interrupts and kills those. 10 times
-# steps, so there it is the race's turn: step 30 is one of the tree's, or of the lecture's long run.
-def stops(numbers, steps, quick):
-    """A test for each of the notebooks and each step that is the last; without --full a few."""
-    return [pytest.param(PATHS[k], n, id=f"{n}-{PATHS[k].stem}",
+# The workers of 09's study are interrupted and killed in tests/test_harness.py.
+def stops(numbers, events, quick):
+    """A test for each of the notebooks and each event that is the last; without --full a few."""
+    return [pytest.param(PATHS[k], event, n, id=f"{event} {n}-{PATHS[k].stem}",
                          marks=[pytest.mark.full] * (k not in quick or n != 20))
-            for k in numbers for n in steps]
+            for k in numbers for event, n in events]
 
 
-TRAINED = stops(range(9), (2, 20), quick=(1, 3)) + stops([10], [30], quick=())
-SAMPLED = stops((0, 5, 8, 10), (1, 3), quick=())
+TRAINED = stops(range(11), [("loss", 1), ("step", 2), ("step", 20)], quick=(1, 3))
+SAMPLED = stops((0, 5, 8, 10), [("character", 1), ("character", 3)], quick=())
 
 
 @pytest.fixture
 def changes(words_file):
-    return {"names_file": words_file(helpers.load_words()[::10]), "pair_seeds": 1}
+    return {"names_file": words_file(helpers.load_words()[::10]), "pair_seeds": 1, "workers": 1}
 
 
-@pytest.mark.parametrize(("path", "n"), TRAINED)
-def test_a_training_that_is_stopped_lets_the_rest_of_the_notebook_work(path, n, run, interrupting,
-                                                                       changes):
-    cells = {"race-run", "race-lecture"} if n == 30 else None
-    around, interrupted = interrupting("step", n, cells)
+@pytest.mark.parametrize(("path", "event", "n"), TRAINED)
+def test_a_training_that_is_stopped_lets_the_rest_of_the_notebook_work(path, event, n, run,
+                                                                       interrupting, changes):
+    around, interrupted = interrupting(path, event, n)
     run(path, changes, around)
     assert interrupted
-    assert set(interrupted.values()) == {"handled"}, interrupted
+    assert [cell for cell, how in interrupted.items() if how != "handled"] == []
 
 
-@pytest.mark.parametrize(("path", "n"), SAMPLED)
-def test_a_sampling_that_is_stopped_lets_the_rest_of_the_notebook_work(path, n, run, interrupting,
-                                                                       changes):
-    around, interrupted = interrupting("character", n)
+@pytest.mark.parametrize(("path", "event", "n"), SAMPLED)
+def test_a_sampling_that_is_stopped_lets_the_rest_of_the_notebook_work(path, event, n, run,
+                                                                       interrupting, changes):
+    around, interrupted = interrupting(path, event, n)
     run(path, changes, around)
     assert interrupted
+
+
+# -------------------------------------------------------------------- at any moment, by a signal
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="a timer of Unix")
+def test_wherever_an_interrupt_comes_the_next_training_works():
+    """Also where a `with torch.no_grad()` begins or ends: one in ten comes there."""
+    rng, X, Y = random.Random(0), torch.randint(0, 27, (100, 8)), torch.randint(0, 27, (100,))
+    model, threads = helpers.make_tree(27, 8, 4, 8), torch.get_num_threads()
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for _ in range(60):
+            signal.setitimer(signal.ITIMER_REAL, 0.01 + 0.02 * rng.random())
+            lossi = helpers.train(model, X, Y, max_steps=10**7, batch_size=8)
+            assert lossi
+            assert torch.is_grad_enabled()
+            assert torch.get_num_threads() == threads
+            assert all(layer.training for layer in model.layers if hasattr(layer, "training"))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 # ------------------------------------------------------------------------ with a real kernel

@@ -14,6 +14,7 @@ import nbformat
 import pytest
 import torch
 
+import harness
 import helpers
 from course import PATHS, code_cells, tags
 
@@ -181,7 +182,8 @@ IMPOSSIBLE = {
     "seed": [(2**32, "seed is 4294967296"), (-1, "seed is -1"), (1.5, "seed is 1.5"),
              ("a", "seed is 'a'")],
     "names_file": [("nowhere.txt", "nowhere.txt: no such file"), (7, "names_file is 7")],
-    "storage": [(7, "storage is 7")],
+    "storage": [(7, "storage is 7"), ("mysql://u:p@h/db", "mysql"),
+                ("../helpers.py/study.db", "study.db")],
     "run_lecture": [("no", "run_lecture is 'no'")],
 }
 SIZES = [(0, "is 0"), (-3, "is -3"), (2.5, "is 2.5"), (None, "is None")]
@@ -208,7 +210,8 @@ def test_an_impossible_value_ends_before_any_training(path, setting, said, run, 
         cells.append(cell.id)
         return contextlib.nullcontext()
 
-    with pytest.raises((ValueError, AssertionError, FileNotFoundError), match=said):
+    errors = ValueError, AssertionError, FileNotFoundError, harness.StorageError
+    with pytest.raises(errors, match=said):
         run(path, setting, around)
     assert not steps
     assert len(cells) <= 5, cells
