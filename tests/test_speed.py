@@ -158,6 +158,7 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch, tmp_path):
                             steps=1, rounds=1)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(os.name == "nt", reason="a shell script stands for the compiler")
 def test_a_broken_compiler_ends_with_a_word(monkeypatch, tmp_path):
     broken = tmp_path / "g++"
