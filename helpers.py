@@ -59,6 +59,7 @@ NUMBERS = {
     "learning_rate": ("a positive number", lambda x: 0 < x < math.inf),
     "weight_decay": ("a number of 0 or more", lambda x: 0 <= x < math.inf),
     "dropout": ("a number from 0 to below 1", lambda x: 0 <= x < 1),
+    "embd_dropout": ("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "average": ("a number between 0 and 1, or None", lambda x: 0 < x < 1),
     "temperature": ("a positive number", lambda x: 0 < x < math.inf),
     "seed": ("an integer from 0 to 2**63 - 1",
@@ -226,7 +227,7 @@ def encode_names(words, stoi):
     words or an unknown character. Notebook 08.
     """
     check_words(words)
-    if unknown := set("".join(words)) - set(stoi):
+    if unknown := set("." + "".join(words)) - set(stoi or ()):
         raise ValueError(
             f"encode_names: {min(unknown)!r} is not in the vocabulary; build stoi with "
             "build_vocab from a list that has all the words"
@@ -599,6 +600,7 @@ def make_head(S, vocab_size, deep, dropout=0):
     The last Linear starts with a tenth of its weight, as everywhere in the course. Notebook 08.
     """
     check_sizes(S=S, vocab_size=vocab_size)
+    check_numbers(dropout=dropout)
     nn = torch.nn
     drop = nn.Dropout(dropout)
     layers = [nn.ReLU(), drop, nn.Linear(S, S), nn.ReLU(), drop] if deep else []
@@ -618,7 +620,9 @@ class WaveNet(torch.nn.Module):
     def __init__(self, vocab_size, n_hidden, n_skip, dilations, *, kernel_size=2, dropout=0,
                  embd_dropout=0, head_dropout=0, residual=True, gate=True, skip=True, head=True):
         super().__init__()
-        check_sizes(vocab_size=vocab_size, n_hidden=n_hidden, n_skip=n_skip)
+        check_sizes(vocab_size=vocab_size, n_hidden=n_hidden)
+        check_sizes(n_skip=n_skip, kernel_size=kernel_size)
+        check_numbers(dropout=dropout, embd_dropout=embd_dropout)
         check_dilations(dilations)
         self.receptive_field = 1 + (kernel_size - 1) * sum(dilations)
         self.embedding = torch.nn.Sequential(
