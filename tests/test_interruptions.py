@@ -31,7 +31,7 @@ MEASURE = {"01": {"initial-loss", "exercise-scale"}, "03": {"flow"},
            "07": {"all-names", "padding", "gradients"}, "08": {"tree-loss", "test-gradients"},
            "09": {"trade"},
            "10": {"flops", "limit", "profile", "dispatch", "same", "steps", "train-steps",
-                  "batches", "stack-same", "lecture-names", "shared-check", "sample", "growth"}}
+                  "batches", "stack-same", "growth"}}
 
 
 @pytest.fixture
@@ -117,8 +117,7 @@ def test_wherever_an_interrupt_comes_the_next_training_works():
     try:
         for _ in range(60):
             signal.setitimer(signal.ITIMER_REAL, 0.01 + 0.02 * rng.random())
-            lossi = helpers.train(model, X, Y, max_steps=10**7, batch_size=8)
-            assert lossi
+            helpers.train(model, X, Y, max_steps=10**7, batch_size=8)
             assert torch.is_grad_enabled()
             assert torch.get_num_threads() == threads
             assert all(layer.training for layer in model.layers if hasattr(layer, "training"))
