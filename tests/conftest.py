@@ -5,6 +5,7 @@ import functools
 import ipaddress
 import os
 import re
+import signal
 import socket
 import tempfile
 import uuid
@@ -32,6 +33,9 @@ def pytest_configure(config):
     os.environ["MAKEMORE_QUICK"] = "0" if config.getoption("--full") else "1"
     os.environ["OMP_NUM_THREADS"] = "1"
     matplotlib.use("agg")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So a shell starts what it runs in the background. The tests send that signal.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.name == "posix":
         folder = tempfile.TemporaryDirectory(prefix="kernels-")
         config.add_cleanup(folder.cleanup)

@@ -351,8 +351,9 @@ def served(module, root, home):
     with (home / "log").open("w", encoding="utf-8") as log:
         server = psutil.Popen(command, env=env, cwd=root, stdout=log, stderr=subprocess.STDOUT)
     try:
-        until(lambda: server.poll() is not None or any(home.glob("runtime/jpserver*.json")),
-              "the server answers")
+        # Its file with the address comes first, the port a moment later.
+        until(lambda: server.poll() is not None or any(
+            c.status == psutil.CONN_LISTEN for c in server.net_connections()), "the server answers")
         assert server.poll() is None, (home / "log").read_text(encoding="utf-8")
         info = next(home.glob("runtime/jpserver*.json")).read_text(encoding="utf-8")
         yield Server(json.loads(info)["url"], token, home / "settings")

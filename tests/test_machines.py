@@ -327,8 +327,12 @@ def test_the_server_of_the_readme_listens_here_only_and_wants_its_token(tmp_path
         assert url, "no address with a token was printed"
         port, token = int(url[1]), url[2]
         assert len(token) >= 32
-        listening = {c.laddr.ip for c in psutil.Process(server.pid).net_connections()
-                     if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
+        listening, deadline = set(), time.monotonic() + 60
+        while not listening:                    # it prints its address before it binds the port
+            assert server.poll() is None, "the server has ended"
+            assert time.monotonic() < deadline, f"the server does not listen on port {port}"
+            listening = {c.laddr.ip for c in psutil.Process(server.pid).net_connections()
+                         if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
         assert listening <= {"127.0.0.1", "::1"}
         for headers, status in (({}, 403), ({"Authorization": f"token {token}"}, 200)):
             connection = http.client.HTTPConnection("127.0.0.1", port)
