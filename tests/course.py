@@ -54,7 +54,7 @@ def machine():
             "cpu": f"{vendor[1] if vendor else ''} {torch.backends.cpu.get_cpu_capability()}"}
 
 
-LOSSES = re.compile(r"\b(?:train|val|test) \d\.\d{6}\b")
+LOSSES = re.compile(r"\b(?:train|val|test) \d\.\d{6}\b|\bloss \d\.\d{3}\b")
 
 
 def with_parameters(nb, changes):
