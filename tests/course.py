@@ -54,7 +54,8 @@ def machine():
             "cpu": f"{vendor[1] if vendor else ''} {torch.backends.cpu.get_cpu_capability()}"}
 
 
-LOSSES = re.compile(r"\b(?:train|val|test) \d\.\d{6}\b|\bloss \d\.\d{3}\b")
+LOSSES = re.compile(r"\b(?:train|val|test) \d\.\d{6}\b")
+NUMBERS = re.compile(r"\d\.\d{3,}(?![\de])")
 
 
 def with_parameters(nb, changes):

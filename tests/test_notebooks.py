@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import helpers
-from course import PATHS, ROOT, WIDGET, code_cells, output_text, smaller, tags
+from course import PATHS, ROOT, WIDGET, code_cells, machine, output_text, smaller, tags
 
 KNOWN_TAGS = {"parameters", "nbval-check-output", "nbval-ignore-output"}
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -232,3 +232,21 @@ def test_ruff_finds_nothing():
     found = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", str(ROOT)],
                            capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("shown", ["val 2.123456", "val 2.123457"])
+@pytest.mark.parametrize("tag", ["nbval-ignore-output", None])
+def test_the_full_tests_see_another_loss_in_the_last_digit(shown, tag, tmp_path):
+    output = nbformat.v4.new_output("stream", text=f"{shown}, 1.5 s\n")
+    cell = nbformat.v4.new_code_cell("print('val 2.123456, 2.5 s')", outputs=[output],
+                                     metadata={"tags": [tag] if tag else []}, execution_count=1)
+    nb = nbformat.v4.new_notebook(cells=[cell], metadata={"run_on": machine()})
+    nbformat.write(nb, tmp_path / "shown.ipynb")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--full", "-n0", "-c", "pyproject.toml", "--rootdir", ".",
+         "-k", "shown.ipynb", "tests/test_layers.py", str(tmp_path / "shown.ipynb")],
+        cwd=ROOT, capture_output=True, text=True, check=False)
+    right = shown == "val 2.123456"
+    assert f"1 {'passed' if right else 'failed'}" in done.stdout, done.stdout + done.stderr
+    assert ("other numbers than those that are committed" in done.stdout) != right
