@@ -31,7 +31,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent
 OUTPUT = ROOT / "notebooks" / "output"
 QUICK = os.environ.get("MAKEMORE_QUICK") == "1"
-QUICK_STEPS = 400
+QUICK_STEPS = 120
 PAD = -1  # in Y: a position without a character to predict
 MOST = 10**8  # a size beyond it is a slip: no memory holds it
 

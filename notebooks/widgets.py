@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.collections import LineCollection
 
 import helpers
 
@@ -544,23 +545,25 @@ def draw_dilation(kernel_size, dilations, name, output, other=None):
     theirs = cone(kernel_size, dilations, field - 1 + other) if other is not None else None
     small = min(1, 24 / len(letters))
     fig, ax = plt.subplots(figsize=(9, 0.95 * len(dilations) + 1.6))
-    first = 0
+    first, lines = 0, {}                   # lines and nodes together: one by one they take long
     for level in range(len(dilations) + 1):
+        of_ours, of_theirs = ours[level], theirs[level] if theirs is not None else set()
         if level:
             d = dilations[level - 1]
             first += (kernel_size - 1) * d
             for x in range(first, len(letters)):
-                blue, orange = x in ours[level], theirs is not None and x in theirs[level]
-                for j in range(kernel_size):
-                    ax.plot([x, x - j * d], [-level, 1 - level], zorder=1 + blue + orange,
-                            color=BLUE if blue else helpers.COLORS[1] if orange else "#e4e4e4",
-                            lw=1.6 if blue or orange else 0.8)
+                lines.setdefault((x in of_ours, x in of_theirs), []).extend(
+                    [(x, -level), (x - j * d, 1 - level)] for j in range(kernel_size))
             ax.text(len(letters) - 0.3, -level, f"dilation {d}", va="center")
-        for x in range(first, len(letters)):
-            ring = theirs is not None and x in theirs[level]
-            ax.scatter(x, -level, s=260 * small**2, zorder=4, lw=2.5 * small**0.5,
-                       color="#8cc5e8" if x in ours[level] else "#ececec",
-                       edgecolor=helpers.COLORS[1] if ring else "none")
+        nodes = range(first, len(letters))
+        ax.scatter(nodes, [-level] * len(nodes), s=260 * small**2, zorder=4, lw=2.5 * small**0.5,
+                   color=["#8cc5e8" if x in of_ours else "#ececec" for x in nodes],
+                   edgecolor=[helpers.COLORS[1] if x in of_theirs else "none" for x in nodes])
+    for (blue, orange), segments in lines.items():
+        ax.add_collection(LineCollection(
+            segments, zorder=1 + blue + orange, lw=1.6 if blue or orange else 0.8,
+            color=BLUE if blue else helpers.COLORS[1] if orange else "#e4e4e4",
+            capstyle="projecting"))
     for x, ch in enumerate(letters):
         ax.text(x, 0, ch, ha="center", va="center", family="monospace", size=12 * small, zorder=5)
     for i in range(len(name) + 1):

@@ -120,8 +120,8 @@ def words_file(tmp_path):
 def run(monkeypatch, tmp_path):
     """A function that runs the cells of a notebook with other parameters: its namespace, its cells.
 
-    In this process, in quick mode, in one namespace. `around(cell)` is a context for each cell.
-    Whoever asks for a machine but this one fails.
+    In this process, in quick mode, in one namespace. `around(cell)` is a context for each cell,
+    `choose(cells)` those that run. Whoever asks for a machine but this one fails.
     """
     connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
 
@@ -143,13 +143,13 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(socket.socket, "connect", connect_here)
     monkeypatch.setattr(socket, "getaddrinfo", resolve_here)
 
-    def run(path, changes, around=lambda cell: contextlib.nullcontext()):
+    def run(path, changes, around=lambda cell: contextlib.nullcontext(), choose=list):
         monkeypatch.chdir(path.parent)
         monkeypatch.setattr(helpers, "QUICK", True)
         monkeypatch.setattr(helpers, "OUTPUT", tmp_path / "output")
         namespace = {"__name__": "__main__"}
         cells = code_cells(nbformat.read(path, as_version=4))
-        for cell in cells:
+        for cell in choose(cells):
             with around(cell):
                 exec(compile(cell.source, f"{path.name}:{cell.id}", "exec"), namespace)
             if "parameters" in tags(cell):

@@ -1,6 +1,12 @@
-"""The exercises: stubs, checks, solutions and wrong answers, in notebooks with other sizes."""
+"""The exercises: stubs, checks, solutions and wrong answers, in notebooks with other sizes.
 
+The quick tests run the cells that the exercises need, --full the whole notebook.
+"""
+
+import dis
+import itertools
 import re
+import types
 
 import nbformat
 import pytest
@@ -876,29 +882,68 @@ def answer(namespace, code, check):
 each_notebook = pytest.mark.parametrize("path", PATHS[::-1], ids=lambda path: path.stem)
 
 
+def global_names(code):
+    """(stored, used): the names of the namespace that a code object assigns and reads."""
+    stored, used = set(), set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("STORE_NAME", "STORE_GLOBAL"):
+            stored.add(instruction.argval)
+        elif instruction.opname in ("LOAD_NAME", "LOAD_GLOBAL"):
+            used.add(instruction.argval)
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            used |= global_names(inner)[1]
+    return stored, used
+
+
+def needed(cells, answers):
+    """The cells of the exercises, and those that assign what they use, directly or not.
+
+    `answers` is {id of an exercise's cell: the codes of its answers}, which use names, too.
+    """
+    missing, chosen = set(), []
+    for cell in reversed(cells):
+        codes = [global_names(compile(text, cell.id, "exec"))
+                 for text in [cell.source, *answers.get(cell.id, ())]]
+        stored = codes[0][0]
+        if cell.id in answers or stored & missing:
+            missing = (missing - stored).union(*(used for _, used in codes))
+            chosen.append(cell)
+    return chosen[::-1]
+
+
+def solutions(path):
+    """{id of an exercise's cell: the code of its solution}."""
+    cells = nbformat.read(path, as_version=4).cells
+    return {cell.id: re.search(r"<summary>Solution</summary>\n\n```python\n(.*?)```",
+                               below.source, re.S)[1]
+            for cell, below in itertools.pairwise(cells) if MARK in cell.source}
+
+
 @each_notebook
-def test_runs_with_other_sizes_and_its_exercises_can_be_solved(path, run, words_file):
+def test_exercises_can_be_solved_with_other_sizes(path, run, words_file, request):
+    solved = solutions(path)
+    assert solved or path == PATHS[0]
+    answers = {id: [solution, *(wrong for wrong, _ in WRONG[id])]
+               for id, solution in solved.items()}
     namespace, cells = run(path, {
         "names_file": words_file(helpers.load_words()[::4]), "block_size": 16,
         "long_block_size": 16, "n_embd": 8, "n_hidden": 48, "batch_size": 64, "seed": 7,
-        "max_steps": 700, "pair_seeds": 2, "workers": 1})
-    all_cells = nbformat.read(path, as_version=4).cells
-    exercises = [c for c in cells if MARK in c.source]
-    assert exercises or path == PATHS[0]
-    for cell in exercises:
+        "max_steps": 700, "pair_seeds": 2, "workers": 1,
+    }, choose=lambda cells: cells if request.config.getoption("full") else needed(cells, answers))
+    for cell in cells:
+        if cell.id not in solved:
+            continue
         stub, check = cell.source.split(MARK)
         assert answer(namespace, stub, check).startswith("not done yet")
-        place = next(i for i, c in enumerate(all_cells) if c.id == cell.id)
-        solution = re.search(r"<summary>Solution</summary>\n\n```python\n(.*?)```",
-                             all_cells[place + 1].source, re.S)[1]
-        assert answer(namespace, solution, check).startswith("right")
+        assert answer(namespace, solved[cell.id], check).startswith("right")
         assert len(WRONG[cell.id]) >= 2
         for wrong, message in WRONG[cell.id]:
             said = answer(namespace, wrong, check)
             assert said.startswith("wrong: "), (cell.id, said)
             assert re.search(message, said), (cell.id, said)
         # A wrong answer must not spoil what the right one needs.
-        assert answer(namespace, solution, check).startswith("right")
+        assert answer(namespace, solved[cell.id], check).startswith("right")
 
 
 TITLE = re.compile(

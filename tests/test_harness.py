@@ -691,7 +691,7 @@ def story(words, tmp_path_factory):
             worker.kill()
             worker.wait()
     study = harness.open_study("story", where, configs)
-    harness.run_study(study, where, workers=1)
+    harness.work(study, where)
     with at_rest(where) as out["end"]:
         pass
     return out | {"configs": configs, "keys": [runs.key(config) for config in configs],
@@ -1381,6 +1381,7 @@ def test_workers_are_counted(journal, monkeypatch, workers):
 
 
 @posix
+@pytest.mark.full
 def test_a_python_that_starts_another_as_its_child(journal, words, tmp_path, monkeypatch):
     """As in a virtual environment on Windows: a worker's parent is not who started it."""
     launcher = tmp_path / "python"

@@ -148,7 +148,7 @@ def state_of(norms):
 
 
 @pytest.mark.parametrize(("quick", "steps", "expected"), [
-    (False, 200_000, 200_000), (True, 200_000, 400), (True, 400, 400), (True, 3, 3),
+    (False, 200_000, 200_000), (True, 200_000, 120), (True, 120, 120), (True, 3, 3),
 ])
 def test_capped_cuts_only_in_quick_mode(monkeypatch, quick, steps, expected):
     monkeypatch.setattr(helpers, "QUICK", quick)

@@ -159,6 +159,7 @@ def test_runs_on_one_core(project, name):
     assert nb, done.stderr[-3000:]
 
 
+@pytest.mark.full
 def test_draws_without_a_screen(project):
     code = ("import helpers; helpers.use_style(); helpers.plot_losses({'a': [3.0, 2.0]}); "
             "import matplotlib.pyplot as plt; plt.savefig('picture.png')")
@@ -192,6 +193,7 @@ def test_two_at_once_do_not_disturb_each_other(project, name):
     assert losses(both[0]) == losses(both[1]) == losses(alone)
 
 
+@pytest.mark.full
 def test_two_writers_leave_one_whole_file(tmp_path):
     """One reads all the while that two processes write the same file."""
     file = tmp_path / "row.json"

@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import functools
 import io
 import json
 import re
@@ -56,12 +57,16 @@ def test_has_no_widget_state_and_no_dead_widgets(path):
         assert not any(WIDGET in o.get("data", {}) for o in cell.outputs), cell.id
 
 
+@functools.cache
+def exporter():
+    return nbconvert.HTMLExporter(template_name="classic", exclude_input=True)
+
+
 @each_notebook
 def test_as_a_page_shows_every_picture_and_table_and_no_empty_box(path):
     nb = read(path)
     data = [o.get("data", {}) for cell in code_cells(nb) for o in cell.outputs]
-    exporter = nbconvert.HTMLExporter(template_name="classic", exclude_input=True)
-    page, _ = exporter.from_notebook_node(nb)
+    page, _ = exporter().from_notebook_node(nb)
     assert page.count('src="data:image/png;base64,') == sum("image/png" in d for d in data) > 0
     assert page.count("<table") >= sum("<table" in d.get("text/html", "") for d in data)
     assert WIDGET not in page
@@ -132,9 +137,12 @@ def test_links_resolve(path):
         assert neighbour == path or neighbour.name in links
 
 
+@functools.cache
 def definitions(text):
     """{name: source text} of the classes, and of the functions with a docstring."""
-    return {node.name: ast.get_source_segment(text, node) for node in ast.parse(text).body
+    lines = text.split("\n")
+    return {node.name: "\n".join(lines[node.lineno - 1 : node.end_lineno])
+            for node in ast.parse(text).body
             if isinstance(node, ast.ClassDef)
             or (isinstance(node, ast.FunctionDef) and ast.get_docstring(node))}
 

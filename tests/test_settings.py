@@ -1,7 +1,8 @@
 """Every notebook with other hyperparameters and other words; with impossible ones, a clear error.
 
 The values stand in for those of the cell tagged `parameters`, as with papermill; the notebooks
-run in quick mode. A few settings are in the quick tests, all with --full.
+run in quick mode. The quick tests take one setting, all small and with words in other scripts;
+--full takes all.
 """
 
 import ast
@@ -99,14 +100,12 @@ CORNERS = {
 DRAWN = 8
 
 
-def runs(choices, quick, skipped=("09", "10")):
-    """A test for each of the choices and each notebook; without --full a few of them.
+def runs(choices):
+    """A test for each of the choices and each notebook.
 
-    The longest first, so that no worker begins with one when all the others have ended. Notebooks
-    09 and 10 start processes of their own, which takes long: they are `skipped` without --full.
+    The longest first, so that no worker begins with one when all the others have ended.
     """
-    return [pytest.param(path, choice, id=f"{choice}-{path.stem}", marks=[pytest.mark.full] * (
-                choice not in quick or path.name[:2] in skipped))
+    return [pytest.param(path, choice, id=f"{choice}-{path.stem}")
             for choice in choices for path in PATHS[::-1]]
 
 
@@ -123,7 +122,8 @@ def steps(monkeypatch):
     return steps
 
 
-@pytest.mark.parametrize(("path", "which"), runs([*CORNERS, *range(DRAWN)], ["all small"]))
+@pytest.mark.full
+@pytest.mark.parametrize(("path", "which"), runs([*CORNERS, *range(DRAWN)]))
 def test_runs_with_other_values(path, which, run, words_file):
     setting = {k: v for k, v in (CORNERS[which] if which in CORNERS else drawn(path, which)).items()
                if k in parameters(path)}
@@ -154,10 +154,18 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize(("path", "which"), runs(
-    WORDS, ["other scripts"], ("05", "06", "07", "09", "10")))
+@pytest.mark.full
+@pytest.mark.parametrize(("path", "which"), runs(WORDS))
 def test_runs_with_other_words(path, which, run, words_file):
     run(path, {"names_file": words_file(WORDS[which]), "pair_seeds": 1, "workers": 1})
+
+
+# Notebooks 09 and 10 start processes of their own, which takes long.
+@pytest.mark.parametrize("path", [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.full] * (path.name[:2] in ("09", "10")))
+    for path in PATHS[::-1]])
+def test_runs_all_small_and_in_other_scripts(path, run, words_file):
+    run(path, CORNERS["all small"] | {"names_file": words_file(WORDS["other scripts"])})
 
 
 @pytest.mark.parametrize("n", [1, 3])

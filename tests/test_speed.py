@@ -116,6 +116,7 @@ SIZES = {"names_file": "data/names.txt", "block_size": 8, "n_embd": 4, "n_hidden
          "stack": [4, 8], "steps": 2, "names": 10, "windows": 100}
 
 
+@pytest.mark.full
 def test_a_child_counts_its_own_memory_and_not_that_of_its_parent():
     held = torch.ones(150_000_000)                                        # 600 MB, all written
     here = speed.peak_memory()
@@ -123,6 +124,7 @@ def test_a_child_counts_its_own_memory_and_not_that_of_its_parent():
     assert 50 < used < here - 500, (here, used, len(held))
 
 
+@pytest.mark.full
 def test_evaluating_everything_at_once_takes_more_memory():
     sizes = SIZES | {"n_hidden": 128, "windows": 30_000}
     whole, chunks = (speed.child("use_memory", work="evaluating", way=way, **sizes)
