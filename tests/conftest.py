@@ -11,7 +11,6 @@ import tempfile
 import uuid
 
 import matplotlib
-import matplotlib.pyplot as plt
 import nbformat
 import nbval.kernel
 import pytest
@@ -20,7 +19,6 @@ from nbformat import NotebookNode
 from nbval.plugin import IPyNbCell
 from xdist.scheduler import LoadScopeScheduling
 
-import helpers
 from course import LOSSES, NUMBERS, code_cells, machine, output_text, tags
 
 
@@ -123,6 +121,11 @@ def run(monkeypatch, tmp_path):
     In this process, in quick mode, in one namespace. `around(cell)` is a context for each cell,
     `choose(cells)` those that run. Whoever asks for a machine but this one fails.
     """
+    # Not at the top: they bring torch, which the process that only hands out tests can do without.
+    import matplotlib.pyplot as plt
+
+    import helpers
+
     connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
 
     def only_here(host):

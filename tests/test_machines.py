@@ -126,6 +126,7 @@ def nobody(project):
         path.chmod(0o755)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="file modes of Unix")
 def test_a_read_only_checkout_says_what_could_not_be_kept(project, nobody):
     code = ("import helpers; helpers.save_json(helpers.OUTPUT / 'log_03.json', {}); "

@@ -138,6 +138,7 @@ def test_every_work_is_measured(work, way):
     assert speed.use_memory(work, way, **SIZES) > 50
 
 
+@pytest.mark.full
 def test_a_failing_child_says_why():
     with pytest.raises(speed.NotMeasured, match=r"use_memory failed: .*no such file"):
         speed.child("use_memory", work="none", way="ours",
