@@ -699,6 +699,7 @@ def story(words, tmp_path_factory):
                   "table": harness.table(study).set_index("trial")}
 
 
+@pytest.mark.full
 def test_two_workers_share_a_study(story):
     done = [(attributes["worker"]["pid"], config)
             for kind, config, attributes in story["a is killed"].values() if kind == "COMPLETE"]
@@ -706,6 +707,7 @@ def test_two_workers_share_a_study(story):
     assert len({config for _, config in done}) == len(done)
 
 
+@pytest.mark.full
 def test_every_configuration_is_complete_exactly_once(story):
     complete = Counter(config for kind, config, _ in story["end"].values() if kind == "COMPLETE")
     assert complete == Counter(config for config in story["keys"] if "1e+30" not in config)
@@ -714,6 +716,7 @@ def test_every_configuration_is_complete_exactly_once(story):
     assert {kind for kind, *_ in story["end"].values()} == {"COMPLETE", "FAIL"}
 
 
+@pytest.mark.full
 def test_finished_trials_keep_their_rows(story):
     kept = {number: entry for number, entry in story["b is killed"].items()
             if entry[0] == "COMPLETE"}
@@ -723,6 +726,7 @@ def test_finished_trials_keep_their_rows(story):
         assert story["end"][number] == entry                 # seconds, worker, signs of life: all
 
 
+@pytest.mark.full
 def test_a_killed_workers_trial_is_taken_over(story):
     for i, name in enumerate("ab"):
         number, before = story[name], story[f"{name} is killed"]
@@ -740,6 +744,7 @@ def test_a_killed_workers_trial_is_taken_over(story):
     assert story["b is killed"][story["a"]][0] == "FAIL"
 
 
+@pytest.mark.full
 def test_a_worker_that_is_sent_away_gives_its_trial_back(story):
     assert story["code"] == 1
     assert story["log"].splitlines()[-1] == "stopped by hand; the trial is queued anew"
@@ -751,6 +756,7 @@ def test_a_worker_that_is_sent_away_gives_its_trial_back(story):
     assert retry[:2] == ("WAITING", config)
 
 
+@pytest.mark.full
 def test_a_training_that_diverges_fails_once_and_for_all(story):
     trial, = (entry for entry in story["end"].values() if "1e+30" in entry[1])
     assert trial[0] == "FAIL"

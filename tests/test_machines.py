@@ -314,6 +314,7 @@ def test_what_is_harmless_is_no_danger(text):
     assert not dangers(text)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(os.name == "nt", reason="the README has another command for Windows")
 def test_the_server_of_the_readme_listens_here_only_and_wants_its_token(tmp_path):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

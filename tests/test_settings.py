@@ -1,8 +1,8 @@
 """Every notebook with other hyperparameters and other words; with impossible ones, a clear error.
 
 The values stand in for those of the cell tagged `parameters`, as with papermill; the notebooks
-run in quick mode. The quick tests take one setting, all small and with words in other scripts;
---full takes all.
+run in quick mode. The quick tests take one setting and six notebooks: all small, and words in
+other scripts. --full takes all.
 """
 
 import ast
@@ -160,9 +160,10 @@ def test_runs_with_other_words(path, which, run, words_file):
     run(path, {"names_file": words_file(WORDS[which]), "pair_seeds": 1, "workers": 1})
 
 
-# Notebooks 09 and 10 start processes of their own, which takes long.
+# The other notebooks take longer: their trainings compare more models, or start processes.
 @pytest.mark.parametrize("path", [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.full] * (path.name[:2] in ("09", "10")))
+    pytest.param(path, id=path.stem,
+                 marks=[pytest.mark.full] * (path.name[:2] in ("05", "06", "08", "09", "10")))
     for path in PATHS[::-1]])
 def test_runs_all_small_and_in_other_scripts(path, run, words_file):
     run(path, CORNERS["all small"] | {"names_file": words_file(WORDS["other scripts"])})
