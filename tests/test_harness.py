@@ -766,6 +766,7 @@ def test_a_training_that_diverges_fails_once_and_for_all(story):
     assert story["a is killed"][2] == story["end"][2]        # long before the end
 
 
+@pytest.mark.full
 def test_a_finished_study_starts_no_worker(story, monkeypatch):
     monkeypatch.setattr(harness, "start_worker", None)
     study = harness.open_study("story", story["where"], story["configs"])
