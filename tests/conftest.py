@@ -15,11 +15,10 @@ import nbformat
 import nbval.kernel
 import pytest
 from jupyter_client.manager import KernelManager
-from nbformat import NotebookNode
 from nbval.plugin import IPyNbCell
 from xdist.scheduler import LoadScopeScheduling
 
-from course import LOSSES, NUMBERS, code_cells, machine, output_text, tags
+from course import PATHS, code_cells, expected_numbers, kind, machine, repeatable, tags
 
 
 def pytest_addoption(parser):
@@ -59,29 +58,30 @@ def pytest_collection_modifyitems(config, items):
 
 
 class SameNumbers:
-    """With --full, a notebook prints the numbers that are committed, where both are of one machine.
+    """With --full, a notebook prints the numbers that are kept of a machine of this kind.
 
-    Elsewhere the last digits may differ: there the notebooks hold their losses to a range. A plugin
-    of its own, for pytest calls a conftest's hooks only for the tests of its own folder.
+    Where none are kept, its last digits may differ: the notebooks hold their losses to ranges.
+    A plugin of its own, for pytest calls a conftest's hooks only for the tests of its own folder.
     """
+
+    def pytest_terminal_summary(self, terminalreporter):
+        strict = [path.name[:2] for path in PATHS if expected_numbers(
+            nbformat.read(path, as_version=4), path.stem, machine()) is not None]
+        terminalreporter.write_line(f"{kind(machine())}: numbers are compared to the last digit in "
+                                    f"{' '.join(strict) or 'none'}, elsewhere by range")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item):
         result = yield
-        if isinstance(item, IPyNbCell) and item.parent.nb.metadata.get("run_on") == machine():
-            found, committed = (repeatable(item.cell, outputs)
-                                for outputs in (item.test_outputs, item.cell.outputs))
-            assert found == committed, "other numbers than those that are committed"
+        if isinstance(item, IPyNbCell):
+            notebook = item.parent
+            expected = expected_numbers(notebook.nb, notebook.path.stem, machine())
+            if expected is not None:
+                found = repeatable(item.cell, item.test_outputs)
+                assert found == expected.get(item.cell.id, []), (
+                    "other numbers than those that are kept; if the notebook was changed: "
+                    "python tests/course.py numbers, or without that word to save it anew")
         return result
-
-
-def repeatable(cell, outputs):
-    """The numbers of three decimals or more; where the cell prints times, too, its losses alone.
-
-    Differences in the last bit (as 2.8e-07) are none of them: they depend on the threads.
-    """
-    text = output_text(NotebookNode(outputs=outputs))
-    return (LOSSES if "nbval-ignore-output" in tags(cell) else NUMBERS).findall(text)
 
 
 class Scheduling(LoadScopeScheduling):

@@ -10,10 +10,17 @@ picture of the README.
 
 runs notebook 08 with recipe = "record" and keeps its figures in data/wavenet_record.json, which
 the notebook shows beside its short run. It takes about 20 minutes.
+
+    python tests/course.py numbers 03 04
+
+executes them in full, too, but saves no notebook: only the numbers that they print on a machine
+of this kind, in tests/numbers.json. `pytest --full` compares with these where the committed
+outputs are of another kind. Without numbers it takes all, in order.
 """
 
 import base64
 import io
+import json
 import os
 import platform
 import re
@@ -27,6 +34,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+KEPT_NUMBERS = ROOT / "tests" / "numbers.json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -58,6 +66,38 @@ def machine():
 
 LOSSES = re.compile(r"\b(?:train|val|test) \d\.\d{6}\b")
 NUMBERS = re.compile(r"\d\.\d{3,}(?![\de])")
+
+
+def repeatable(cell, outputs):
+    """The numbers of three decimals or more; where the cell prints times, too, its losses alone.
+
+    Differences in the last bit (as 2.8e-07) are none of them: they depend on the threads.
+    """
+    text = output_text(nbformat.NotebookNode(outputs=outputs))
+    return (LOSSES if "nbval-ignore-output" in tags(cell) else NUMBERS).findall(text)
+
+
+def all_repeatable(nb):
+    """{id of a cell: the numbers in its outputs} of the cells that have any."""
+    numbers = {cell.id: repeatable(cell, cell.outputs) for cell in code_cells(nb)}
+    return {cell: found for cell, found in numbers.items() if found}
+
+
+def kept_numbers():
+    """{kind of machine: {notebook: {id of a cell: numbers}}} as tests/numbers.json has them."""
+    return json.loads(KEPT_NUMBERS.read_text(encoding="utf-8"))
+
+
+def kind(machine):
+    """The name of a kind of machine in tests/numbers.json."""
+    return f"{machine['system']}, {machine['cpu']}"
+
+
+def expected_numbers(nb, name, machine):
+    """{id of a cell: numbers} that the notebook `name` prints on `machine`; None where unknown."""
+    if nb.metadata.get("run_on") == machine:
+        return all_repeatable(nb)
+    return kept_numbers().get(kind(machine), {}).get(name)
 
 
 def with_parameters(nb, changes):
@@ -115,25 +155,54 @@ def draw_picture():
     widgets.draw_tree(8, 2, 10, 68, "isabella").savefig(ROOT / "notebooks" / "tree.png")
 
 
+def executed(nb, folder):
+    """The notebook as it is after a full run in `folder`; nothing of it is saved."""
+    done = subprocess.run(
+        [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdin",
+         "--stdout", "--ExecutePreprocessor.timeout=7200"],
+        input=nbformat.writes(nb), encoding="utf-8", stdout=subprocess.PIPE, cwd=folder,
+        check=True, env=os.environ | {"MAKEMORE_QUICK": "0", "PYTHONIOENCODING": "utf-8"},
+    )
+    return nbformat.reads(done.stdout, as_version=4)
+
+
+def keep_numbers(path):
+    """Run the notebook in full and keep the numbers that it prints on this kind of machine."""
+    numbers = all_repeatable(executed(nbformat.read(path, as_version=4), path.parent))
+    kept = kept_numbers()
+    kept.setdefault(kind(machine()), {})[path.stem] = numbers
+    text = json.dumps(kept, indent=1)
+    # A cell's numbers on one line.
+    text = re.sub(r"\[[^\]]+\]", lambda found: json.dumps(json.loads(found[0])), text)
+    KEPT_NUMBERS.write_text(text + "\n", encoding="utf-8")
+
+
 def record():
     """Run notebook 08 with its record recipe, and keep the figures that it measures."""
     path = next(path for path in PATHS if path.name.startswith("08"))
-    nb = with_parameters(nbformat.read(path, as_version=4),
-                         {"recipe": "record", "pair_seeds": 1, "pair_epochs": 1})
-    subprocess.run(
-        [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdin",
-         "--stdout", "--ExecutePreprocessor.timeout=7200"],
-        input=nbformat.writes(nb), text=True, stdout=subprocess.DEVNULL, cwd=path.parent,
-        check=True, env=os.environ | {"MAKEMORE_QUICK": "0"},
-    )
+    executed(with_parameters(nbformat.read(path, as_version=4),
+                             {"recipe": "record", "pair_seeds": 1, "pair_epochs": 1}), path.parent)
     kept = path.parent / "output" / "wavenet_record.json"
     shutil.move(kept, ROOT / "data" / kept.name)
 
 
-if __name__ == "__main__" and sys.argv[1:] == ["record"]:
-    record()
-elif __name__ == "__main__":
-    draw_picture()
-    for notebook in PATHS:
-        if len(sys.argv) == 1 or notebook.name[:2] in sys.argv[1:]:
+def chosen(numbers):
+    """The paths of the notebooks with these numbers, as 03; without any, of all."""
+    unknown = set(numbers) - {path.name[:2] for path in PATHS}
+    if unknown:
+        sys.exit(f"There is no notebook {', '.join(sorted(unknown))}. "
+                 "Give numbers of two digits, as 03.")
+    return [path for path in PATHS if not numbers or path.name[:2] in numbers]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["record"]:
+        record()
+    elif sys.argv[1:2] == ["numbers"]:
+        for notebook in chosen(sys.argv[2:]):
+            keep_numbers(notebook)
+    else:
+        notebooks = chosen(sys.argv[1:])
+        draw_picture()
+        for notebook in notebooks:
             execute(notebook)

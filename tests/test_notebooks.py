@@ -16,7 +16,21 @@ import numpy as np
 import pytest
 
 import helpers
-from course import PATHS, ROOT, WIDGET, code_cells, machine, output_text, smaller, tags
+from course import (
+    LOSSES,
+    PATHS,
+    ROOT,
+    WIDGET,
+    all_repeatable,
+    chosen,
+    code_cells,
+    expected_numbers,
+    kept_numbers,
+    machine,
+    output_text,
+    smaller,
+    tags,
+)
 
 KNOWN_TAGS = {"parameters", "nbval-check-output", "nbval-ignore-output"}
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -257,4 +271,50 @@ def test_the_full_tests_see_another_loss_in_the_last_digit(shown, tag, tmp_path)
         cwd=ROOT, capture_output=True, text=True, check=False)
     right = shown == "val 2.123456"
     assert f"1 {'passed' if right else 'failed'}" in done.stdout, done.stdout + done.stderr
-    assert ("other numbers than those that are committed" in done.stdout) != right
+    assert ("other numbers than those that are kept" in done.stdout) != right
+
+
+@pytest.mark.parametrize("other", kept_numbers())
+def test_the_numbers_of_another_kind_of_machine_are_those_of_the_same_cells(other):
+    """After a change of a notebook they must be measured anew there: course.py numbers."""
+    kept = kept_numbers()[other]
+    assert set(kept) == {path.stem for path in PATHS}
+    for path in PATHS:
+        counts, ours = ({cell: len(found) for cell, found in numbers.items()}
+                        for numbers in (kept[path.stem], all_repeatable(read(path))))
+        assert counts == ours, path.stem
+
+
+@each_notebook
+def test_the_expected_numbers_are_those_of_the_kind_of_machine(path):
+    nb = read(path)
+    assert expected_numbers(nb, path.stem, nb.metadata["run_on"]) == all_repeatable(nb) != {}
+    for other, kept in kept_numbers().items():
+        system, cpu = other.split(", ")
+        assert expected_numbers(nb, path.stem, {"system": system, "cpu": cpu}) == kept[path.stem]
+    assert expected_numbers(nb, path.stem, {"system": "Plan 9", "cpu": "MIPS"}) is None
+
+
+def test_readme_says_what_differs_between_the_kinds_of_machine():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.split("**The same numbers again.**")[1].split("## ")[0]
+    rows = [[s.strip() for s in line.split("|")[1:5]] for line in table.splitlines()
+            if re.match(r"\| \d\d \|", line)]
+    kept = kept_numbers()["Linux x86_64, GenuineIntel AVX512"]
+    for path in PATHS:
+        cells = all_repeatable(read(path))
+        pairs = [pair for cell in cells for pair in zip(cells[cell], kept[path.stem][cell],
+                                                        strict=True)]
+        row = [row for row in rows if row[0] == path.name[:2]]
+        assert row or all(a == b for a, b in pairs if LOSSES.fullmatch(a)), path.stem
+        for _, what, *both in row:
+            for cell, numbers in zip(both, zip(*pairs, strict=True), strict=True):
+                for number in re.findall(r"[0-9.]+", cell):
+                    assert any(n.endswith(number) for n in numbers), (path.stem, what, number)
+
+
+def test_the_command_that_runs_notebooks_takes_their_numbers():
+    assert chosen([]) == PATHS
+    assert chosen(["03", "00"]) == [PATHS[0], PATHS[3]]
+    with pytest.raises(SystemExit, match="no notebook 3, record"):
+        chosen(["04", "record", "3"])
