@@ -79,8 +79,8 @@ class SameNumbers:
             if expected is not None:
                 found = repeatable(item.cell, item.test_outputs)
                 assert found == expected.get(item.cell.id, []), (
-                    "other numbers than those that are kept; if the notebook was changed: "
-                    "python tests/course.py numbers, or without that word to save it anew")
+                    "other numbers than those that are kept; if the notebook was changed, "
+                    f"save it anew: python tests/course.py {notebook.path.name[:2]}")
         return result
 
 

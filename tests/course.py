@@ -15,7 +15,8 @@ the notebook shows beside its short run. It takes about 20 minutes.
 
 executes them in full, too, but saves no notebook: only the numbers that they print on a machine
 of this kind, in tests/numbers.json. `pytest --full` compares with these where the committed
-outputs are of another kind. Without numbers it takes all, in order.
+outputs are of another kind. Without numbers it takes all, in order. What is kept of other kinds
+is dropped when a notebook that prints other numbers than before is saved.
 """
 
 import base64
@@ -100,6 +101,32 @@ def expected_numbers(nb, name, machine):
     return kept_numbers().get(kind(machine), {}).get(name)
 
 
+def kept_after_saving(kept, name, before, after):
+    """What tests/numbers.json should have when `after` takes the place of `before`.
+
+    Both are the notebook `name` with its outputs. If it prints what was known of the machine of
+    `after`, what is known of the others still holds, that of `before` too; else nothing is.
+    """
+    kept = {other: dict(numbers) for other, numbers in kept.items()}
+    here = kind(after.metadata["run_on"])
+    known = (all_repeatable(before) if before.metadata.get("run_on") == after.metadata["run_on"]
+             else kept.get(here, {}).get(name))
+    if known != all_repeatable(after):
+        for numbers in kept.values():
+            numbers.pop(name, None)
+    elif kind(before.metadata["run_on"]) != here:
+        kept.setdefault(kind(before.metadata["run_on"]), {})[name] = all_repeatable(before)
+        del kept[here][name]
+    return kept
+
+
+def write_kept(kept):
+    """Write tests/numbers.json, a cell's numbers on one line."""
+    text = json.dumps(kept, indent=1)
+    text = re.sub(r"\[[^\]]+\]", lambda found: json.dumps(json.loads(found[0])), text)
+    KEPT_NUMBERS.write_text(text + "\n", encoding="utf-8")
+
+
 def with_parameters(nb, changes):
     """A copy of the notebook with a cell of other parameters, as papermill puts it in."""
     nb = nbformat.from_dict(nb)
@@ -115,6 +142,7 @@ def execute(path):
 
     A saved view has no widget behind it: a reader would see an error instead of a panel.
     """
+    before = nbformat.read(path, as_version=4)
     subprocess.run(
         [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute",
          "--inplace", "--ExecutePreprocessor.store_widget_state=False",
@@ -130,6 +158,7 @@ def execute(path):
                 output.data["image/png"] = smaller(output.data["image/png"])
     nb.metadata["run_on"] = machine()
     nbformat.write(nb, path)
+    write_kept(kept_after_saving(kept_numbers(), path.stem, before, nb))
 
 
 def smaller(png):
@@ -171,10 +200,7 @@ def keep_numbers(path):
     numbers = all_repeatable(executed(nbformat.read(path, as_version=4), path.parent))
     kept = kept_numbers()
     kept.setdefault(kind(machine()), {})[path.stem] = numbers
-    text = json.dumps(kept, indent=1)
-    # A cell's numbers on one line.
-    text = re.sub(r"\[[^\]]+\]", lambda found: json.dumps(json.loads(found[0])), text)
-    KEPT_NUMBERS.write_text(text + "\n", encoding="utf-8")
+    write_kept(kept)
 
 
 def record():
