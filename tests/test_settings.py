@@ -1,227 +1,237 @@
-"""Every notebook with other hyperparameters and other words; with impossible ones, a clear error.
+"""Every notebook with other hyperparameters, other words, interrupts, and in other folders.
 
-The values stand in for those of the cell tagged `parameters`, as with papermill; the notebooks
-run in quick mode. The quick tests take one setting and six notebooks: all small, and words in
-other scripts. --full takes all.
+The notebooks run in quick mode, with papermill's parameters. Without --full only a few of them do.
 """
 
-import ast
 import contextlib
+import ctypes
 import math
+import os
 import random
+import re
+import shlex
 import string
+import subprocess
+import sys
+import threading
+import traceback
 
 import nbformat
 import pytest
 import torch
+from jupyter_client.manager import start_new_kernel
 
-import harness
 import helpers
-from course import PATHS, code_cells, tags
+from course import fitting
+from save import PATHS, ROOT, code_cells, copied, output_text, parameters
 
+NAMES = helpers.load_words()
+FEW = {"names_file": NAMES[::10], "pair_seeds": 1, "workers": 1}
 
-def parameters(path):
-    """{name: value} of a notebook's parameters cell."""
-    cell, = (c for c in code_cells(nbformat.read(path, as_version=4)) if "parameters" in tags(c))
-    return {node.targets[0].id: ast.literal_eval(node.value)
-            for node in ast.parse(cell.source).body}
-
-
-def log_uniform(low, high):
-    return lambda rng: round(math.exp(rng.uniform(math.log(low), math.log(high))))
-
-
-def one_of(*values):
-    return lambda rng: rng.choice(values)
-
-
-# The sensible ranges, by the name of the parameter.
-RANGES = {
-    "block_size": lambda rng: rng.randint(1, 32),
-    "long_block_size": lambda rng: rng.randint(1, 32),
-    "group_size": one_of(2, 2, 2, 3, 4),
-    "n_embd": log_uniform(1, 256), "n_hidden": log_uniform(1, 256), "n_skip": log_uniform(1, 256),
-    "pair_hidden": log_uniform(1, 64), "stack_hidden": log_uniform(1, 256),
-    "dilations": lambda rng: [rng.choice([1, 2, 3, 4, 8, 16]) for _ in range(rng.randint(1, 8))],
-    "max_steps": log_uniform(1, 100_000), "pair_steps": log_uniform(1, 20_000),
-    "race_steps": log_uniform(1, 300), "epochs": log_uniform(1, 20),
-    "short_epochs": log_uniform(1, 3), "pair_epochs": log_uniform(1, 10),
-    "tree_epochs": log_uniform(1, 10), "stack_epochs": log_uniform(1, 10),
-    "batch_size": log_uniform(2, 512),
-    "learning_rate": lambda rng: math.exp(rng.uniform(math.log(1e-4), math.log(2))),
-    "weight_decay": lambda rng: rng.choice([0.0, rng.random()]),
-    "dropout": lambda rng: rng.choice([0.0, 0.9 * rng.random()]),
-    "recipe": {"05": one_of("lecture", "fast"), "08": one_of("short", "record", "lecture")},
-    "seed": lambda rng: rng.randrange(2**32),
-    "pair_seeds": one_of(1, 2, 3), "workers": one_of(1, 2), "storage": one_of(None),
-    "run_lecture": one_of(True, False), "sampled_names": log_uniform(1, 20_000),
-    "names_file": one_of(1, 3, 10, 30),            # every so many names of ours
+# Other values: for each notebook those of its hyperparameters.
+SMALL = dict.fromkeys(
+    ["long_block_size", "n_embd", "n_hidden", "n_skip", "pair_hidden", "stack_hidden", "max_steps",
+     "pair_steps", "race_steps", "epochs", "short_epochs", "pair_epochs", "tree_epochs",
+     "stack_epochs", "pair_seeds", "workers", "sampled_names"], 1)
+SMALL |= {"block_size": 2, "batch_size": 2, "dilations": [1], "learning_rate": 1e-6, "seed": 0}
+SCRIPTS = 3 * ["Анна", "мария", "Пётр", "Zoë", "João", "Émile", "Łukasz", "Øyvind", "señor", "ß",
+               "e\u0301mile", "李小龙", "علي"]
+SETTINGS = {
+    "all small, other scripts": SMALL | {"names_file": SCRIPTS},
+    "all large": FEW | {"block_size": 32, "long_block_size": 32, "n_embd": 64, "n_hidden": 256,
+                        "n_skip": 256, "dilations": [1, 2, 4, 8, 16, 32, 64], "max_steps": 3,
+                        "race_steps": 3, "batch_size": 16, "pair_steps": 3, "seed": 2**32 - 1},
+    "a batch larger than the list": FEW | {"names_file": NAMES[::300], "batch_size": 1000,
+                                           "n_hidden": 32, "max_steps": 2, "race_steps": 2,
+                                           "pair_steps": 2},
+    "groups of 4": FEW | {"block_size": 16, "group_size": 4},
+    "groups of 3": FEW | {"block_size": 27, "group_size": 3},
+    "a learning rate of 10": FEW | {"learning_rate": 10.0},
+    "other recipes": FEW | {"recipe": {"05": "fast", "08": "lecture"}, "run_lecture": False},
+    "ten words": FEW | {"names_file": NAMES[:10]},
+    "one letter": FEW | {"names_file": list(string.ascii_lowercase)},
+    "one letter, one word": FEW | {"names_file": ["a"] * 20, "seed": 7},
+    "words of 200 letters": FEW | {"names_file": [
+        "".join(random.Random(i).choices(string.ascii_lowercase, k=200)) for i in range(30)]},
+    "upper and lower case": FEW | {"names_file": [
+        w.upper() if i % 3 else w.title() for i, w in enumerate(NAMES[::40])]},
+    "spaces and marks": FEW | {"names_file": [
+        "anna maria", "o'neill", "jean-luc", "a\tb", "x y z", "1 2 3", "#7"] * 4},
 }
+QUICKLY = ("01", "02", "03", "04", "07")           # the others take longer
 
 
-def drawn(path, i):
-    """The i-th setting of a notebook: a value within its range for every parameter."""
-    rng = random.Random(f"{path.stem} {i}")
-    ranges = {name: RANGES[name] for name in parameters(path)}
-    setting = {name: (draw[path.name[:2]] if isinstance(draw, dict) else draw)(rng)
-               for name, draw in ranges.items()}
-    if path.name[:2] > "02":                              # a tree wants a power of its group
-        group = setting.get("group_size", 2)
-        setting["block_size"] = rng.choice([group**k for k in range(1, 6) if group**k <= 32])
-    # A wide network on a long context gets smaller batches, then fewer neurons: it takes seconds.
-    for name, least in (("batch_size", 2), ("n_hidden", 16)):
-        while setting[name] > least and work(setting) > 4e7:
-            setting[name] = max(least, setting[name] // 2)
+def sensible(path, setting):
+    """The setting, where this notebook's tree and recipes allow it."""
+    setting = dict(setting)
+    if setting.get("group_size", 2) != 2 and "group_size" not in parameters(path):
+        del setting["block_size"]                     # here the tree joins pairs
+    if "recipe" in setting:
+        setting["recipe"] = setting["recipe"].get(path.name[:2])
     return setting
 
 
-def work(setting):
-    """Multiplications of a forward pass of the widest layer, roughly."""
-    return setting.get("block_size", 8) * setting["batch_size"] * setting["n_hidden"] ** 2
+@pytest.mark.parametrize(("path", "which"), [
+    pytest.param(path, which, id=f"{which}-{path.stem}",
+                 marks=[pytest.mark.full] * (i > 0 or path.name[:2] not in QUICKLY))
+    for i, which in enumerate(SETTINGS) for path in PATHS[::-1]])
+def test_runs_with_other_values_and_words(path, which, run, words_file):
+    setting = sensible(path, SETTINGS[which])
+    run(path, setting | {"names_file": words_file(setting["names_file"])})
 
 
-CORNERS = {
-    "all small": {"block_size": 2, "long_block_size": 1, "n_embd": 1, "n_hidden": 1, "n_skip": 1,
-                  "pair_hidden": 1, "stack_hidden": 1, "dilations": [1], "max_steps": 1,
-                  "pair_steps": 1, "race_steps": 1, "epochs": 1, "pair_epochs": 1, "batch_size": 2,
-                  "pair_seeds": 1, "workers": 1, "sampled_names": 1, "seed": 0,
-                  "learning_rate": 1e-6},
-    "all large": {"block_size": 32, "long_block_size": 32, "n_embd": 64, "n_hidden": 256,
-                  "n_skip": 256, "dilations": [1, 2, 4, 8, 16, 32, 64], "max_steps": 3,
-                  "race_steps": 3, "batch_size": 16, "pair_seeds": 1, "pair_steps": 3,
-                  "seed": 2**32 - 1},
-    "a batch larger than the list": {"batch_size": 1000, "n_hidden": 32, "max_steps": 2,
-                                     "race_steps": 2, "pair_steps": 2, "names_file": 300,
-                                     "pair_seeds": 1, "workers": 1},
-    "groups of 4": {"block_size": 16, "group_size": 4, "pair_seeds": 1},
-    "groups of 3": {"block_size": 27, "group_size": 3, "pair_seeds": 1},
-    "hot": {"learning_rate": 10.0, "pair_seeds": 1, "workers": 1},
-}
-DRAWN = 8
-
-
-def runs(choices):
-    """A test for each of the choices and each notebook.
-
-    The longest first, so that no worker begins with one when all the others have ended.
-    """
-    return [pytest.param(path, choice, id=f"{choice}-{path.stem}")
-            for choice in choices for path in PATHS[::-1]]
-
-
-@pytest.fixture
-def steps(monkeypatch):
-    """A list that gets an entry for every backward pass."""
-    steps, backward = [], torch.Tensor.backward
-
-    def counted(self, *args, **kwargs):
-        steps.append(1)
-        return backward(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.Tensor, "backward", counted)
-    return steps
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(("path", "which"), runs([*CORNERS, *range(DRAWN)]))
-def test_runs_with_other_values(path, which, run, words_file):
-    setting = {k: v for k, v in (CORNERS[which] if which in CORNERS else drawn(path, which)).items()
-               if k in parameters(path)}
-    if "group_size" in CORNERS.get(which, {}) and "group_size" not in setting:
-        setting.pop("block_size", None)                      # such a tree joins 2 in any case
-    setting["names_file"] = words_file(helpers.load_words()[:: setting.get("names_file", 10)])
-    run(path, setting)
-
-
-def letters(n, length):
-    """`n` words of so many letters, by chance."""
-    rng = random.Random(0)
-    return ["".join(rng.choices(string.ascii_lowercase, k=length)) for _ in range(n)]
-
-
-NAMES = helpers.load_words()
-WORDS = {
-    "another order": NAMES[::-3],
-    "50 words": NAMES[:50],
-    "ten words": NAMES[:10],
-    "other scripts": 3 * ["Анна", "мария", "Пётр", "Zoë", "João", "Émile", "Łukasz", "Øyvind",
-                          "señor", "ß", "e\u0301mile", "李小龙", "علي"],
-    "one letter": list(string.ascii_lowercase),
-    "one letter, one word": ["a"] * 20,
-    "200 letters": letters(30, 200),
-    "upper and lower case": [w.upper() if i % 3 else w.title() for i, w in enumerate(NAMES[::40])],
-    "spaces and marks": ["anna maria", "o'neill", "jean-luc", "a\tb", "x y z", "1 2 3", "#7"] * 4,
-}
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(("path", "which"), runs(WORDS))
-def test_runs_with_other_words(path, which, run, words_file):
-    run(path, {"names_file": words_file(WORDS[which]), "pair_seeds": 1, "workers": 1})
-
-
-# The other notebooks take longer: their trainings compare more models, or start processes.
-@pytest.mark.parametrize("path", [
-    pytest.param(path, id=path.stem,
-                 marks=[pytest.mark.full] * (path.name[:2] in ("05", "06", "08", "09", "10")))
-    for path in PATHS[::-1]])
-def test_runs_all_small_and_in_other_scripts(path, run, words_file):
-    run(path, CORNERS["all small"] | {"names_file": words_file(WORDS["other scripts"])})
-
-
-@pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_too_few_words_end_at_loading(path, n, run, words_file, steps):
-    with pytest.raises(ValueError, match=f"{n} words? leaves? the .* split empty .* at least 10"):
-        run(path, {"names_file": words_file(NAMES[:n])})
-    assert not steps
-
-
-# By the name of the parameter: what cannot be, and what must be said.
+# Values that make no sense, by the name of the hyperparameter, and what the reader is told.
 IMPOSSIBLE = {
-    "block_size": [(0, "block_size is 0"), (2.5, "block_size is 2.5"), ("8", "block_size is '8'")],
-    "long_block_size": [(0, "block_size is 0")],
-    "group_size": [(1, "group_size is 1"), (2.0, "group_size is 2.0")],
-    "batch_size": [(0, "batch_size is 0"), ("32", "batch_size is '32'")],
-    "learning_rate": [(0, "learning_rate is 0"), (-0.1, "learning_rate is -0.1"),
-                      (math.nan, "learning_rate is nan"), ("0.1", "learning_rate is '0.1'")],
+    "learning_rate": [(0, "learning_rate is 0"), (math.nan, "learning_rate is nan"),
+                      ("0.1", "learning_rate is '0.1'")],
     "weight_decay": [(-1, "weight_decay is -1")],
-    "dropout": [(1.0, "dropout is 1.0"), (-0.1, "dropout is -0.1")],
-    "dilations": [([], r"dilations is \[\]"), ([1, 0], "dilation is 0"), (4, "dilations is 4")],
+    "dropout": [(1.0, "dropout is 1.0")],
+    "dilations": [([], r"dilations is \[\]"), ([1, 0], r"is \[1, 0\]"), (4, "dilations is 4")],
     "recipe": [("slow", "recipe is 'slow'")],
-    "seed": [(2**32, "seed is 4294967296"), (-1, "seed is -1"), (1.5, "seed is 1.5"),
-             ("a", "seed is 'a'")],
-    "names_file": [("nowhere.txt", "nowhere.txt: no such file"), (7, "names_file is 7")],
-    "storage": [(7, "storage is 7"), ("mysql://u:p@h/db", "mysql"),
-                ("../helpers.py/study.db", "study.db")],
+    "seed": [(2**32, "seed is 4294967296"), (-1, "seed is -1"), ("a", "seed is 'a'")],
+    "names_file": [("nowhere.txt", "nowhere.txt: no such file"),
+                   (NAMES[:1], "1 words .* at least 10"), (NAMES[:3], "3 words .* at least 10")],
+    "storage": [],                             # the study says so itself: test_studies.py
     "run_lecture": [("no", "run_lecture is 'no'")],
+    "batch_size": [(1, "batch_size is 1; .* from 2"), ("32", "batch_size is '32'")],
+    "group_size": [(1, "group_size is 1"), (2.0, "group_size is 2.0")],
 }
-SIZES = [(0, "is 0"), (-3, "is -3"), (2.5, "is 2.5"), (None, "is None")]
-CANNOT = [pytest.param(path, {name: value}, f"{name} {said}" if said[:2] == "is" else said,
-                       id=f"{name} {value}-{path.stem}")
-          for path in PATHS for name in parameters(path)
-          for value, said in IMPOSSIBLE.get(name, SIZES)]
-for path in PATHS:
-    if path.name[:2] not in ("00", "08"):                # those have no batch normalisation
-        CANNOT.append(pytest.param(path, {"batch_size": 1}, "batch_size is 1; .* 2 or more",
-                                   id=f"batch_size 1-{path.stem}"))
-    for n, group in ((6, 4), (12, 2), (9, 2)):
-        if "group_size" in parameters(path) or (group == 2 and path.name[:2] > "02"):
-            CANNOT.append(pytest.param(path, {"block_size": n, "group_size": group},
-                                       f"block_size {n} is no power of {group}",
-                                       id=f"{n} in groups of {group}-{path.stem}"))
+CASES = [(path, {name: value}, said) for path in PATHS for name in parameters(path)
+         for value, said in IMPOSSIBLE.get(
+             name, [(value, f"{name} is {value}") for value in (0, 2.5)])]
+CASES += [(path, {"block_size": n, "group_size": group}, f"{n} is not a power of {group}")
+          for path in PATHS[3:] for n, group in ((6, 4), (12, 2))
+          if "block_size" in parameters(path) and (group == 2 or "group_size" in parameters(path))]
 
 
-@pytest.mark.parametrize(("path", "setting", "said"), CANNOT)
-def test_an_impossible_value_ends_before_any_training(path, setting, said, run, steps):
-    cells = []
+@pytest.mark.parametrize(("path", "setting", "said"), [
+    pytest.param(*case, id=f"{str(case[1])[1:-1]:.40}-{case[0].stem}") for case in CASES])
+def test_an_impossible_value_is_refused_before_any_training(path, setting, said, run, words_file,
+                                                            monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "backward", lambda self: pytest.fail("it trains already"))
+    if isinstance(setting.get("names_file"), list):
+        setting = {"names_file": words_file(setting["names_file"])}
+    started = []
 
     def around(cell):
-        cells.append(cell.id)
+        started.append(cell.id)
         return contextlib.nullcontext()
 
-    errors = ValueError, AssertionError, FileNotFoundError, harness.StorageError
-    with pytest.raises(errors, match=said):
+    with pytest.raises((ValueError, FileNotFoundError, OSError), match=said):
         run(path, setting, around)
-    assert not steps
-    assert len(cells) <= 5, cells
+    assert len(started) <= 5, started     # parameters, papermill's own, setup, data, configuration
+
+
+EVENTS = {"step": (torch.Tensor, "backward"), "character": (helpers, "draw_next")}
+TRAINING = {helpers.train.__code__, fitting.fit.__code__}
+BY_HAND = f"{PATHS[1].name}:train"                   # the cell of 01 that writes the training out
+
+
+@pytest.mark.parametrize(("path", "event", "k"), [
+    pytest.param(path, event, k, id=f"{event} {k}-{path.stem}",
+                 marks=[pytest.mark.full] * ((path.name[:2], event, k) not in (
+                     ("01", "step", 20), ("03", "step", 2), ("05", "character", 3))))
+    for event, k, numbers in (("step", 2, range(11)), ("step", 20, range(11)),
+                              ("character", 3, (0, 5, 8, 10)))
+    for path in (PATHS[n] for n in numbers)])
+def test_the_rest_of_a_notebook_works_after_an_interrupt(path, event, k, run, words_file,
+                                                         monkeypatch):
+    """Once in each cell, as by the stop button, in a step of a training or of a sampling."""
+    count, stopped = [0], []
+    original = getattr(*EVENTS[event])
+
+    def counted(*args, **kwargs):
+        codes = {frame.f_code for frame, _ in traceback.walk_stack(None)}
+        if event == "character" or codes & TRAINING or BY_HAND in {c.co_filename for c in codes}:
+            count[0] += 1
+            if count[0] == k:
+                stopped.append(True)
+                raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def around(cell):
+        count[0] = 0
+        may_end = event == "character" or (path.name.startswith("01") and cell.id == "train")
+        with contextlib.suppress(*[KeyboardInterrupt] * may_end):
+            yield
+
+    monkeypatch.setattr(*EVENTS[event], counted)
+    run(path, FEW | {"names_file": words_file(NAMES[::10])}, around)
+    assert stopped
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("path", [PATHS[1], PATHS[3]], ids=lambda path: path.stem)
+def test_a_kernel_is_interrupted_in_its_200_000_steps(path):
+    """As by Jupyter's stop button, a second after the first steps. Then every other cell works."""
+    env = os.environ | {"MAKEMORE_QUICK": "0"}
+    kernel, client = start_new_kernel(cwd=str(path.parent), env=env)
+    try:
+        for cell in code_cells(nbformat.read(path, as_version=4)):
+            timers = []
+
+            def listen(message, cell=cell, timers=timers):
+                shown = str(message["content"].get("data", {}).get("text/plain", ""))
+                if cell.id == "train" and "of 200000 steps" in shown and not timers:
+                    timers.append(threading.Timer(1, kernel.interrupt_kernel))
+                    timers[0].start()
+
+            reply = client.execute_interactive(cell.source, output_hook=listen, timeout=300)
+            content = reply["content"]
+            by_hand = cell.id == "train" and path.name.startswith("01")
+            assert content["status"] == "ok" or (
+                by_hand and content["ename"] == "KeyboardInterrupt"), (cell.id, content)
+            assert bool(timers) == (cell.id == "train")
+    finally:
+        client.stop_channels()
+        kernel.shutdown_kernel(now=True)
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("how", ["with spaces", "started in the project's folder", "read-only"])
+@pytest.mark.parametrize("name", [path.name for path in PATHS])
+def test_runs_in_a_folder_and_writes_only_its_output(name, how, tmp_path):
+    """In a kernel, quickly, for a user without a screen."""
+    project = copied(tmp_path / "mes études, été 2026")
+    nb = nbformat.read(project / "notebooks" / name, as_version=4)
+    before, options = files(project), {}
+    if how == "read-only":
+        for path in (paths := [project, *project.rglob("*")]):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        if hasattr(os, "getuid") and os.getuid() == 0:
+            drop, override = 24, 1           # root may write anywhere until it gives up this right
+            options["preexec_fn"] = lambda: ctypes.CDLL(None).prctl(drop, override)
+    (tmp_path / "home").mkdir()
+    env = {k: v for k, v in os.environ.items()
+           if k not in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "PYTHONPATH")}
+    env |= {"MAKEMORE_QUICK": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8",
+            "HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdin",
+         "--stdout", "--ExecutePreprocessor.timeout=600"], input=nbformat.writes(nb), text=True,
+        encoding="utf-8", capture_output=True, env=env, check=False, **options,
+        cwd=project if how.startswith("started") else project / "notebooks")
+    if how == "read-only":
+        for path in paths:
+            path.chmod(0o755)
+    assert done.returncode == 0, done.stderr[-3000:]
+    changed = [path for path, content in files(project).items() if before.get(path) != content]
+    assert all(path.is_relative_to(project / "notebooks" / "output") for path in changed), changed
+    assert how != "read-only" or not changed
+
+
+@pytest.mark.full
+def test_papermill_takes_the_readmes_command(tmp_path):
+    project = copied(tmp_path / "course")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = shlex.split(re.search(r"^\.venv/bin/python -m papermill (.*)$", readme, re.M)[1])
+    subprocess.run([sys.executable, "-m", "papermill", *command], cwd=project, check=True,
+                   capture_output=True, env=os.environ | {"MAKEMORE_QUICK": "1"})
+    out = nbformat.read(project / "out.ipynb", as_version=4)
+    name, value = command[command.index("-p") + 1:][:2]
+    assert f"{name} is {value}, not" in "\n".join(map(output_text, code_cells(out)))

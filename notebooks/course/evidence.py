@@ -1,0 +1,353 @@
+"""The evidence of notebook 09, kept in data/evidence.csv, and the command that measures it.
+
+    PYTHONPATH=notebooks python -m course.evidence claims
+
+in the project's folder measures what the file lacks of a part, with two workers, and goes on where
+it was stopped. To measure rows again, delete them first. Without a name it lists the parts.
+"""
+
+import argparse
+import bisect
+import functools
+import json
+
+import optuna
+import pandas as pd
+from optuna.distributions import FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+import helpers
+from course import files, runs, storage, studies
+from course.search import choice
+from course.tables import paired, table
+
+FILE = helpers.ROOT / "data" / "evidence.csv"
+SEARCHES = helpers.ROOT / "data" / "searches.journal"
+
+
+def seeds(configs, n=5):
+    """Every configuration with the seeds 1 to n."""
+    return [config | {"seed": seed} for seed in range(1, n + 1) for config in configs]
+
+
+def sized(config, parameters=45_000):
+    """The configuration with the n_hidden (and n_skip) that give about so many parameters."""
+    def wide(width):
+        skip = {"n_skip": width} if "n_skip" in runs.MODELS[config["model"]][1] else {}
+        return config | {"n_hidden": width} | skip
+
+    def excess(width):
+        model = runs.build(runs.complete(wide(width)))
+        return sum(p.nelement() for p in model.parameters()) - parameters
+
+    top = 8
+    while excess(top) < 0:
+        top *= 2
+    above = bisect.bisect_left(range(1, top), 0, key=excess) + 1         # the first not too small
+    return wide(min((w for w in (above - 1, above) if w), key=lambda w: abs(excess(w))))
+
+
+def claims():
+    """The lecture's models at its own recipe: 200,000 steps."""
+    tree, small = {"model": "tree"}, {"n_embd": 10, "n_hidden": 68}
+    return seeds([{"model": "mlp", "block_size": 3}, {"model": "mlp"},
+                  tree | small | {"norm": "bug"}, tree | small, tree])
+
+
+def copies():
+    """Names that stand twice: kept, taken out of train, or out of the whole list."""
+    wave = {"model": "wavenet", "n_hidden": 48, "n_skip": 48, "dilations": [1, 2, 4, 8],
+            "epochs": 8}
+    return seeds([wave | {"copies": how} for how in ("kept", "not in train", "none")])
+
+
+CONTEXTS = {3: (2, [1, 1]), 4: (2, [1, 2]), 8: (2, [1, 2, 4]), 16: (2, [1, 2, 4, 8]),
+            32: (2, [1, 2, 4, 8, 16]), 64: (2, [1, 2, 4, 8, 16, 32])}
+LEVELS = {1: (16, [1]), 2: (4, [1, 4]), 4: (2, [1, 2, 4, 8]), 8: (2, [1, 2, 1, 2, 1, 2, 2, 4]),
+          15: (2, [1] * 15)}
+
+
+def stacks(shapes, **options):
+    """WaveNets of about the same number of parameters, with (kernel_size, dilations) as given."""
+    return seeds([sized({"model": "wavenet", "kernel_size": k, "dilations": d} | options)
+                  for k, d in shapes.values()])
+
+
+def context():
+    """Context of 3 to 64 characters on names, at equal parameters."""
+    return stacks(CONTEXTS, epochs=6)
+
+
+def text():
+    """Context of 3 to 64 characters on running text, at equal parameters."""
+    return stacks(CONTEXTS, epochs=8, words="text", batch_size=16)
+
+
+def levels():
+    """1 to 15 levels that all see 16 characters, on names, at equal parameters."""
+    return stacks(LEVELS, epochs=6)
+
+
+def choices():
+    """Activation, BatchNorm momentum and schedule of the lecture's tree, in 10,000 steps."""
+    tree = {"model": "tree", "n_embd": 10, "n_hidden": 68, "max_steps": 10_000}
+    return seeds([tree | change for change in (
+        {}, {"activation": "relu"}, {"activation": "gelu"}, {"momentum": 0.01},
+        {"momentum": 0.001}, {"schedule": "constant"}, {"schedule": "linear"},
+        {"schedule": "cosine"})])
+
+
+# The field: a search for each family, all with as many trials of as many seconds.
+TRIALS, BUDGET = 16, 45.0
+SPACE = {"dropout": FloatDistribution(0.0, 0.4),
+         "weight_decay": FloatDistribution(1e-3, 0.5, log=True),
+         "learning_rate": FloatDistribution(3e-4, 1e-2, log=True),
+         "batch_size": choice(64, 128, 256)}
+SPACES = {
+    "flat": {"n_embd": choice(16, 24, 48), "n_hidden": choice(384, 768, 1536)},
+    "torch tree": {"n_embd": choice(16, 24, 48), "n_hidden": choice(96, 128, 192),
+                   "dropout": choice(0.0, 0.05, 0.1)},        # BatchNorm bears little of it
+    "wavenet": {"n_hidden": choice(48, 64, 96, 128), "n_skip": choice(96, 192),
+                "dilations": choice([1, 2, 4], [1, 2, 4, 8], [1, 2, 4, 8, 1, 2],
+                                            [1, 2, 4, 8, 1, 2, 4, 8])},
+    "gru": {"n_hidden": choice(96, 128, 192, 256), "n_layers": choice(1, 2)},
+    "lstm": {"n_hidden": choice(96, 128, 192, 256), "n_layers": choice(1, 2)},
+    "transformer": {"n_hidden": choice(48, 64, 96), "n_layers": choice(2, 3, 4)},
+}
+
+
+def search(family, where, workers=2):
+    """Search for the settings of a family that are best after BUDGET seconds; add to SEARCHES."""
+    base = {"model": family, "budget": BUDGET, "average": 0.99}
+    study = studies.open_study(family, where, space=SPACE | SPACES[family], base=base,
+                               n_trials=TRIALS)
+    studies.run(study, where, workers)
+    keep_search(family, where)
+    winner.cache_clear()
+
+
+def keep_search(family, where, file=SEARCHES):
+    """Copy the search of a family to the file of searches, in place of an earlier one."""
+    source = storage.open_storage(where)
+
+    def write(part):
+        old, new = (JournalStorage(JournalFileBackend(str(path))) for path in (file, part))
+        for name in sorted({*optuna.get_all_study_names(old), family}):
+            optuna.copy_study(from_study_name=name, to_storage=new,
+                              from_storage=source if name == family else old)
+
+    with storage.locked(file):
+        files.write_whole(file, write)
+
+
+def searched(family, file=SEARCHES):
+    """The kept search of a family, an Optuna study. Raises ValueError where there is none."""
+    if not file.is_file():
+        raise ValueError(f"{file.name} is missing; make it with the part \"searches\"")
+    return optuna.load_study(study_name=family,
+                             storage=JournalStorage(JournalFileBackend(str(file))))
+
+
+@functools.cache
+def winner(family):
+    """The best configuration of a family's search, its numbers rounded to two digits."""
+    config = json.loads(searched(family).best_trial.user_attrs["row"]["config"])
+    rounded = {k: float(f"{v:.2g}") for k, v in config.items() if isinstance(v, float)}
+    return {k: v for k, v in (config | rounded).items() if k != "budget"}
+
+
+def field():
+    """The field by its labels: the lecture's tree, those of notebooks 06 and 08, the winners."""
+    return {"lecture's tree": {"model": "tree"}, "tree of 06": {"model": "torch tree"},
+            "wavenet of 08": {"model": "wavenet", "dropout": 0.15, "embd_dropout": 0.1,
+                              "learning_rate": 3e-3, "weight_decay": 0.1, "average": 0.99},
+            **{family: winner(family) for family in SPACES}}
+
+
+def equal_time():
+    """The field, BUDGET seconds of the processor each."""
+    return seeds([config | {"budget": BUDGET} for config in field().values()])
+
+
+def carried():
+    """The WaveNet of the search and that of notebook 08, for as long as 08's short run takes."""
+    return seeds([field()[label] | {"budget": 77.0} for label in ("wavenet", "wavenet of 08")], 3)
+
+
+# Two forms of each family for a long training: more dropout, other sizes, the rest its winner's;
+# of the tree the recipe of notebook 06, which its search did not find.
+TREE_06 = {"n_embd": 24, "learning_rate": 5e-3, "weight_decay": 0.01, "batch_size": 256}
+LONG = {
+    "flat": [{"n_hidden": 768, "dropout": 0.25}, {"n_hidden": 1536, "dropout": 0.4}],
+    "torch tree": [TREE_06 | {"n_hidden": 128, "dropout": 0.1},
+                   TREE_06 | {"n_hidden": 192, "dropout": 0.1}],
+    "wavenet": [{"n_hidden": 64, "n_skip": 192, "dilations": [1, 2, 4, 8, 1, 2], "dropout": 0.2,
+                 "embd_dropout": 0.1, "head_dropout": 0.1},
+                {"n_hidden": 96, "n_skip": 192, "dilations": [1, 2, 4, 8, 1, 2], "dropout": 0.3,
+                 "embd_dropout": 0.1, "head_dropout": 0.1}],
+    "gru": [{"n_hidden": 192, "n_layers": 1, "dropout": 0.3},
+            {"n_hidden": 192, "n_layers": 2, "dropout": 0.3}],
+    "lstm": [{"n_hidden": 192, "n_layers": 1, "dropout": 0.3},
+             {"n_hidden": 192, "n_layers": 2, "dropout": 0.3}],
+    "transformer": [{"n_hidden": 64, "n_layers": 4, "dropout": 0.1},
+                    {"n_hidden": 96, "n_layers": 4, "dropout": 0.2}],
+}
+
+
+def longer():
+    """Two forms of each family of the field, 120 seconds of the processor each, one seed."""
+    return [winner(family) | form | {"budget": 120.0, "average": 0.997}
+            for family, forms in LONG.items() for form in forms]
+
+
+def best():
+    """The better form of each family, 200 seconds, a new seed; the lecture's tree, the n-gram."""
+    rows = load("longer")
+    chosen = [json.loads(rows.config[i]) for i in rows.groupby("model").val.idxmin()]
+    configs = [config | {"budget": 200.0} for config in chosen]
+    configs += [{"model": "tree"}, {"model": "n-gram", "order": 5, "weight": 4.0}]
+    return [config | {"seed": 1, "test": True} for config in configs]
+
+
+STUDIES = {f.__name__: f for f in (claims, copies, context, text, levels, choices, equal_time,
+                                   carried, longer, best)}
+
+
+def record(name, where, workers=2):
+    """Measure what FILE lacks of a part of the evidence, and keep the rows that are finished."""
+    if name not in STUDIES:
+        raise ValueError(f"{name!r} is no part of the evidence; expected {', '.join(STUDIES)}")
+    have, asked = set(rows_of(name).config), {runs.key(c): c for c in STUDIES[name]()}
+    study = studies.open_study(name, where, [c for k, c in asked.items() if k not in have])
+    try:
+        studies.run(study, where, workers)
+    finally:
+        rows = table(study)
+        # The storage may also hold what this part asked for before it was changed.
+        keep(name, rows[(rows.state == "complete") & rows.config.isin(asked)])
+
+
+def rows_of(name, file=FILE):
+    """The rows of one part as the file has them; none, if there is no file."""
+    rows = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["part", *runs.ROW])
+    return rows[rows.part == name].reset_index(drop=True)
+
+
+def keep(name, new, file=FILE):
+    """Add rows to one part in the file, each in place of an earlier one of its configuration."""
+    new = new.reindex(columns=runs.ROW)
+    new["by_position"] = new.by_position.map(json.dumps)
+    new.insert(0, "part", name)
+    with storage.locked(file):
+        old = pd.read_csv(file) if file.is_file() else new[:0]
+        old = old[(old.part != name) | ~old.config.isin(new.config)]
+        whole = pd.concat([rows for rows in (old, new) if len(rows)] or [new])
+        whole = whole.sort_values(["part", "config"], kind="stable")
+        files.write_whole(file, lambda part: whole.to_csv(part, index=False,
+                                                            float_format="%.9g"))
+
+
+def load(name, file=FILE):
+    """The rows of one part as they were measured, with a column for every setting, and `group`.
+
+    `gap` is val minus train. Raises ValueError for a part that is not in the file.
+    """
+    rows = rows_of(name, file)
+    if rows.empty:
+        raise ValueError(f"{name!r} is no part of {file.name}; expected {', '.join(STUDIES)}")
+    rows["by_position"] = rows.by_position.map(json.loads)
+    settings = pd.DataFrame([runs.complete(json.loads(text)) for text in rows.config])
+    rows = rows.join(settings[settings.columns.difference(rows.columns)])
+    rows["gap"] = rows.val - rows.train
+    rows["group"] = [group_of(name, row) for row in rows.to_dict("records")]
+    return rows
+
+
+LECTURE_TREE = {"activation": "tanh", "momentum": 0.1, "schedule": "step"}
+
+
+def group_of(part, row):
+    """What a row of a part is compared by: rows of one group differ in their seed alone."""
+    if part == "claims" and row["model"] == "mlp":
+        return f"flat, {row['block_size']} letters"
+    if part == "claims":
+        return "tree, 76K" if row["n_hidden"] == 128 else f"tree, {row['norm']}"
+    if part == "copies":
+        return row["copies"]
+    if part in ("context", "text"):
+        return 1 + (row["kernel_size"] - 1) * sum(row["dilations"])
+    if part == "levels":
+        return len(row["dilations"])
+    if part == "choices":
+        other = [f"{name} {row[name]}" for name, value in LECTURE_TREE.items()
+                 if row[name] != value]
+        return other[0] if other else "the lecture's"
+    if part in ("equal_time", "carried"):
+        config = {k: v for k, v in json.loads(row["config"]).items() if k not in ("seed", "budget")}
+        return next(label for label, other in field().items() if other == config)
+    return "lecture's tree" if row["model"] == "tree" else row["model"]
+
+
+# Part, claim, base and other group, the figure compared, the lecture's difference.
+CLAIMS = [
+    ("claims", "context 3 to 8, flat", "flat, 3 letters", "flat, 8 letters", "val", -0.078),
+    ("claims", "flat to tree with the bug", "flat, 8 letters", "tree, bug", "val", 0.002),
+    ("claims", "flat to tree, fixed", "flat, 8 letters", "tree, fixed", "val", -0.005),
+    ("claims", "BatchNorm bug to fix", "tree, bug", "tree, fixed", "val", -0.007),
+    ("claims", "22K to 76K", "tree, fixed", "tree, 76K", "val", -0.029),
+    ("claims", "22K to 76K, train", "tree, fixed", "tree, 76K", "train", -0.143),
+    ("claims", "22K to 76K, gap of val to train", "tree, fixed", "tree, 76K", "gap", 0.114),
+    ("copies", "copies out of train: val", "kept", "not in train", "val", None),
+    ("copies", "copies out of train: their val", "kept", "not in train", "copied", None),
+    ("copies", "copies out of train: val of the others", "kept", "not in train", "unseen", None),
+    ("context", "names: context 8 to 16", 8, 16, "val", None),
+    ("context", "names: context 16 to 64", 16, 64, "val", None),
+    ("text", "text: context 8 to 16", 8, 16, "val", None),
+    ("text", "text: context 16 to 64", 16, 64, "val", None),
+    ("levels", "context 16: 1 level to 4", 1, 4, "val", None),
+    ("levels", "context 16: 4 levels to 15", 4, 15, "val", None),
+    ("choices", "tanh to relu", "the lecture's", "activation relu", "val", None),
+    ("choices", "BatchNorm momentum 0.1 to 0.001", "the lecture's", "momentum 0.001", "val", None),
+    ("choices", "rate / 10 to linear decay", "the lecture's", "schedule linear", "val", None),
+    ("equal_time", "45 s: lecture's recipe to 06's", "lecture's tree", "tree of 06", "val", None),
+    ("equal_time", "45 s: WaveNet to flat network", "wavenet", "flat", "val", None),
+    ("equal_time", "45 s: WaveNet to GRU", "wavenet", "gru", "val", None),
+    ("equal_time", "45 s: WaveNet to LSTM", "wavenet", "lstm", "val", None),
+    ("equal_time", "45 s: WaveNet to Transformer", "wavenet", "transformer", "val", None),
+    ("equal_time", "45 s: WaveNet of 08 to the search's", "wavenet of 08", "wavenet", "val", None),
+    ("carried", "77 s: WaveNet of 08 to the search's", "wavenet of 08", "wavenet", "val", None),
+]
+
+
+def verdicts(part=None):
+    """The claims of one part, or of all, held against the recorded rows: a table."""
+    lines = {}
+    for name, claim, base, other, value, lecture in CLAIMS:
+        if part in (None, name):
+            rows = load(name)
+            line = paired(rows[rows.group.isin([base, other])], "group", base, value)
+            lines[claim] = {"lecture": lecture, **line.loc[other, [
+                "pairs", "difference", "se", "low", "high", "verdict"]]}
+    return pd.DataFrame.from_dict(lines, orient="index").astype({"pairs": int, "lecture": float})
+
+
+def main():
+    """Measure the part that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", nargs="?", choices=[*STUDIES, "searches"],
+                        help="the part to measure")
+    parser.add_argument("--storage", default=str(helpers.OUTPUT / "evidence.db"))
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    if arguments.name is None:
+        print("\n".join(f"{name}: {part.__doc__}" for name, part in STUDIES.items()))
+    elif arguments.name == "searches":
+        for family in SPACES:
+            search(family, arguments.storage, arguments.workers)
+    else:
+        record(arguments.name, arguments.storage, arguments.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,519 @@
+"""The checks of the coding exercises: each prints "not done yet", "right: ..." or "wrong: ..."."""
+
+import copy
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
+
+import helpers
+from course import models, wavenet
+
+
+class Ended(Exception):
+    """Ends a check with the line to print."""
+
+
+def wrong(text):
+    """End the check: the answer is wrong."""
+    raise Ended(f"wrong: {text}")
+
+
+def check(function):
+    """Make `function` print one line: "right: " and what it returns, or what ended it."""
+
+    @functools.wraps(function)
+    def checked(*args):
+        try:
+            print(f"right: {function(*args)}")
+        except Ended as said:
+            print(said)
+
+    return checked
+
+
+def call(where, answer, *args, writes=False):
+    """What the reader's `answer` returns. The check ends if it fails, returns None or writes."""
+    before = [a.detach().clone() if torch.is_tensor(a) else None for a in args]
+    try:
+        got = answer(*args)
+    except Exception as error:
+        wrong(f"{where} fails: {error} ({type(error).__name__})")
+    if got is None:
+        raise Ended("not done yet")
+    for a, b in zip(args, before, strict=True):
+        if b is not None and not writes and not torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)):
+            wrong(f"{where} changes the tensor that it is given; leave it as it is")
+    return got
+
+
+def case(answer, *args):
+    """(the call as text, what it returns)."""
+    given = ", ".join(f"x of shape {shape(a)}" if torch.is_tensor(a) else str(a) for a in args)
+    where = f"{answer.__name__}({given})"
+    return where, call(where, answer, *args)
+
+
+def shown(value):
+    """A number to read: 12,097 or 0.6931; anything else in at most 60 characters."""
+    try:
+        value = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return str(value)[:60]
+    return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
+
+
+def same_number(where, got, expected, tolerance=1e-6, note=lambda got: ""):
+    """End the check unless `got` is one number within `tolerance` of `expected`."""
+    try:
+        number = float(got)
+    except (TypeError, ValueError, RuntimeError):
+        wrong(f"{where}: expected one number, {shown(expected)}, got {shown(got)}")
+    if not abs(number - expected) <= tolerance:                          # as is NaN
+        wrong(f"{where}: expected {shown(expected)}, got {shown(number)}{note(number)}")
+
+
+def shape(value):
+    """A tensor's shape, or for anything else its type."""
+    return tuple(value.shape) if torch.is_tensor(value) else f"a {type(value).__name__}"
+
+
+def same_tensor(where, got, expected, tolerance=1e-4):
+    """End the check unless `got` is a tensor of the shape and the numbers of `expected`."""
+    if shape(got) != shape(expected):
+        wrong(f"{where}: expected the shape {shape(expected)}, got {shape(got)}")
+    apart = (got - expected).abs()
+    if not apart.max() <= tolerance:                                     # as is NaN
+        start = max(0, int((~(apart <= tolerance)).flatten().nonzero()[0]) - 1)
+        some = [", ".join(map(shown, t.flatten()[start:start + 4])) for t in (expected, got)]
+        wrong(f"{where}: the shape is right, but the largest difference is {apart.max():.4f}: "
+              f"expected ... {some[0]} ..., got ... {some[1]} ...")
+
+
+def same_layers(where, model, expected):
+    """End the check unless the model's layers, BatchNorm1d left out, are the `expected` ones."""
+    names = {"FlattenConsecutive": lambda m: f"FlattenConsecutive({m.n})",
+             "Linear": lambda m: f"Linear to {m.weight.shape[1]}", "Tanh": lambda m: "Tanh"}
+    found = [names[type(m).__name__](m) for m in helpers.modules(model)
+             if type(m).__name__ in names]
+    ends = [*expected, "nothing"], [*found, "nothing"]
+    for place, (want, got) in enumerate(zip(*ends, strict=False), start=1):
+        if want != got:
+            wrong(f"{where}: layer {place} after the Embedding, not counting BatchNorm1d, should "
+                  f"be {want}, got {got}")
+
+
+def count_parameters(model):
+    """The number of parameters of a model."""
+    return sum(p.nelement() for p in model.parameters())
+
+
+def time_ratio(first, second):
+    """How many times as long `first()` takes as `second()`, on one thread."""
+    first, second = (Timer("work()", globals={"work": work}).blocked_autorange(
+        min_run_time=0.01 if helpers.QUICK else 0.5).median for work in (first, second))
+    return first / second
+
+
+@check
+def check_chance_loss(chance_loss, vocab_size):
+    """01: the loss of a model that gives each of n characters the same probability."""
+    for n, expected in ((2, 0.6931), (27, 3.2958), (65, 4.1744)):
+        same_number(*case(chance_loss, n), expected, 1e-3)
+    return f"a model of {vocab_size} characters starts at {float(chance_loss(vocab_size)):.4f}"
+
+
+@check
+def check_relu(ReLU):
+    """02: a layer that turns negative numbers into 0."""
+    x = torch.tensor([[-2.0, 0.0, 3.0], [1.0, -0.5, 0.25]])
+    expected, where = torch.relu(x), f"ReLU()({x.tolist()})"
+    layer = call("ReLU()", ReLU)
+    got = call(where, layer, x)
+    same_tensor(where, got, expected)
+    same_tensor(f"self.out after {where}", getattr(layer, "out", None), expected)
+    call("parameters()", lambda: list(layer.parameters()))
+    return f"{(got == 0).sum()} of {got.nelement()} outputs are 0"
+
+
+@check
+def check_count(count):
+    """02: the parameters of the flat network, without building it."""
+    for sizes in ((27, 3, 10, 200), (27, 8, 10, 200), (5, 2, 3, 4)):
+        expected = count_parameters(helpers.make_mlp(*sizes))
+        same_number(*case(count, *sizes), expected, 0, lambda got, expected=expected:
+                    f", {shown(abs(got - expected))} too {'many' if got > expected else 'few'}")
+    return f"a context of 16 would have {count(27, 16, 10, 200):,} parameters"
+
+
+@check
+def check_flatten_consecutive(flatten_consecutive):
+    """03: n neighbours side by side."""
+    for B, T, C, n in ((1, 4, 2, 2), (32, 8, 10, 2), (3, 9, 5, 3), (2, 8, 1, 8), (5, 6, 4, 1)):
+        x = torch.arange(float(B * T * C)).view(B, T, C)
+        expected = torch.cat([x[:, i::n] for i in range(n)], dim=2)
+        same_tensor(*case(flatten_consecutive, x, n), expected.squeeze(1) if T == n else expected)
+    return f"(32, 8, 10) becomes {shape(flatten_consecutive(torch.ones(32, 8, 10), 2))}"
+
+
+@check
+def check_three_levels(three_levels):
+    """03: a tree of three levels."""
+    where, model = case(three_levels, 27, 10, 16)
+    if len(getattr(model, "layers", ())) == 1:
+        raise Ended("not done yet")
+    with helpers.mode(model, training=False):
+        got = call("the model for (4, 8) characters", model, torch.zeros(4, 8, dtype=torch.int64))
+    same_tensor("the model for (4, 8) characters", 0 * got, torch.zeros(4, 27))
+    level = ["FlattenConsecutive(2)", "Linear to 16", "Tanh"]
+    same_layers(where, model, [*3 * level, "Linear to 27"])
+    return f"{count_parameters(model):,} parameters"
+
+
+@check
+def check_joins_neighbours(joins_neighbours):
+    """03: a test that tells right from wrong where the shapes are the same."""
+    joins = {
+        "one reshape": lambda x: x.reshape(len(x), -1, 2 * x.shape[2]),
+        "even and odd positions": lambda x: torch.cat([x[:, ::2], x[:, 1::2]], 2),
+        "positions and channels swapped":
+            lambda x: x.transpose(1, 2).reshape(len(x), -1, 2 * x.shape[2]),
+        "examples and positions swapped":
+            lambda x: x.transpose(0, 1).reshape(len(x), -1, 2 * x.shape[2]),
+        "the later position first": lambda x: torch.cat([x[:, 1::2], x[:, ::2]], 2),
+        "two halves side by side": lambda x: torch.cat(x.chunk(2, 1), 2),
+    }
+    for i, (label, join) in enumerate(joins.items()):
+        where = f"joins_neighbours for '{label}'"
+        got = call(where, joins_neighbours, join)
+        if call(where, bool, got) != (i < 2):
+            wrong(f"{where}: expected {i < 2}, got {got}")
+    x = torch.arange(16.0).view(2, 4, 2)
+    shares = {label: f"{(join(x) == joins['one reshape'](x)).float().mean():.0%}"
+              for label, join in [*joins.items()][2:]}
+    return f"all six have the right shape; numbers in their place in the wrong four: {shares}"
+
+
+@check
+def check_grouped(grouped):
+    """03: a tree with groups of any size."""
+    for groups, T in (([2, 2, 2], 8), ([4, 2], 8), ([2, 4], 8), ([8], 8), ([4, 4], 16)):
+        where, model = case(grouped, 27, 10, 16, groups[:])
+        with helpers.mode(model, training=False):
+            call(f"{where} for {T} characters", model, torch.zeros(4, T, dtype=torch.int64))
+        same_layers(where, model, [layer for n in groups for layer in (
+            f"FlattenConsecutive({n})", "Linear to 16", "Tanh")] + ["Linear to 27"])
+    sizes = {str(groups): count_parameters(grouped(27, 10, 68, groups))
+             for groups in ([2, 2, 2], [4, 2], [2, 4], [8])}
+    return f"parameters with 68 channels: {sizes}"
+
+
+@check
+def check_batch_norm(batch_norm, vocab_size, config, Xtr, Ytr, Xdev, Ydev):
+    """04: normalise each channel over all other dimensions."""
+    for size in ((32, 20), (32, 4, 20), (2, 2, 3)):
+        x = 3 + 5 * torch.randn(size, generator=torch.Generator().manual_seed(1))
+        x[..., -1] = 3.0                                                # a channel without variance
+        where, got = case(batch_norm, x.requires_grad_())
+        bug = helpers.BatchNorm1dPart3(size[-1])(x)
+        if len(size) == 3 and shape(got) == size and torch.allclose(got, bug, atol=1e-4):
+            wrong(f"{where}: every position has statistics of its own: the bug")
+        same_tensor(where, got, helpers.BatchNorm1d(size[-1])(x))
+        if not got.requires_grad:
+            wrong(f"{where}: no gradient flows from the result back to x")
+
+    class Yours(helpers.BatchNorm1d):
+        def __call__(self, x):
+            super().__call__(x)                                         # the running statistics
+            if self.training:
+                self.out = self.gamma * batch_norm(x) + self.beta
+            return self.out
+
+    losses = []
+    for norm in (helpers.BatchNorm1dPart3, Yours):
+        torch.manual_seed(config["seed"])
+        model = helpers.make_tree(vocab_size, config["block_size"], config["n_embd"],
+                                  config["n_hidden"], config["group_size"], norm)
+        helpers.train(model, Xtr, Ytr, max_steps=2000, batch_size=config["batch_size"],
+                      learning_rate=config["learning_rate"])
+        losses.append(helpers.split_loss(model, Xdev, Ydev))
+    return "val after a short run with the bug {:.4f}, with your function {:.4f}".format(*losses)
+
+
+@check
+def check_unseen_share(unseen_share, parts):
+    """05: the share of val's words that are not in train."""
+    for train, val, expected in ((["a", "b"], ["b", "c"], 0.5), (["a"], ["a", "a"], 0),
+                                 (["a"], ["b", "b", "a"], 2 / 3)):
+        same_number(*case(unseen_share, train, val), expected)
+    share = unseen_share(list(parts["train"]), list(parts["val"]))
+    return f"{share:.1%} of our val names are unseen"
+
+
+@check
+def check_activations(activations, model, X):
+    """05: what each Tanh of the tree gives for some windows."""
+    X, trial, own = X[torch.randint(len(X), (16,))], copy.deepcopy(model), copy.deepcopy(model)
+    with helpers.mode(own, training=False), torch.no_grad():
+        own(X)
+    expected = [m.out.reshape(len(X), -1, m.out.shape[-1]) for m in own.layers
+                if isinstance(m, helpers.Tanh)]
+    where = "activations of 16 windows"
+    got = call(where, lambda: (a := activations(trial, X)) if a is None else list(a))
+    shapes = [[shape(a) for a in tensors] for tensors in (expected, got)]
+    if shapes[0] != shapes[1]:
+        wrong(f"{where}: expected tensors of the shapes {shapes[0]}, got {shapes[1]}")
+    for before, after in zip(model.layers, trial.layers, strict=True):
+        if hasattr(before, "running_mean"):
+            if not torch.equal(before.running_mean, after.running_mean):
+                wrong(f"{where}: the model was in training, and its running statistics moved")
+            if before.training != after.training:
+                wrong(f"{where}: the model stays in evaluation; helpers.mode restores the flags")
+    for level, pair in enumerate(zip(got, expected, strict=True), start=1):
+        same_tensor(f"{where}, level {level}", *pair)
+    return f"channels beyond 0.9: {[f'{(a.abs() > 0.9).float().mean():.0%}' for a in got]}"
+
+
+@check
+def check_fold(fold, net):
+    """06: one Linear that does what a Linear and a BatchNorm1d do in evaluation."""
+    torch.manual_seed(1)
+    linear, norm, x = nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4, eps=0.1), torch.randn(8, 6)
+    where = "fold(Linear(6, 4), BatchNorm1d(4))"
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean):
+            tensor.uniform_(1, 3)
+        norm.running_var.uniform_(0.1, 4)
+        expected, bias = norm.eval()(linear(x)), norm(linear(torch.zeros(1, 6)))[0]
+        weight = (norm(linear(torch.eye(6))) - bias).T
+        folded = call(where, fold, linear, norm)
+        if not torch.equal(norm(linear(x)), expected):
+            wrong(f"{where} changes the Linear or the BatchNorm1d; make a new Linear")
+        if not isinstance(folded, nn.Linear) or folded.bias is None:
+            wrong(f"{where}: expected an nn.Linear with a bias, got {shown(folded)}")
+        worst = (call(f"the new Linear of {where}", folded, x) - expected).abs().max()
+        verdict = {name: "right" if torch.allclose(got, right, atol=1e-5) else "wrong"
+                   for name, got, right in (("weight", folded.weight, weight),
+                                            ("bias", folded.bias, bias))}
+    if "wrong" in verdict.values():
+        wrong(f"{where}: the weight is {verdict['weight']}, the bias is {verdict['bias']}; expected "
+              f"the same outputs, and the largest difference is {worst:.4f}")
+    n = sum(m.num_features for m in net.modules() if isinstance(m, nn.BatchNorm1d))
+    return f"in the tree {2 * n} gammas and betas become {n} biases"
+
+
+@check
+def check_momentum_steps(momentum_steps):
+    """06: SGD with momentum, by hand."""
+    p, grads = torch.tensor([1.0, -2.0]), torch.tensor([[1.0, 0.5], [-0.5, 0.5], [2.0, 0.5]])
+    theirs = p.clone().requires_grad_()
+    optimizer = torch.optim.SGD([theirs], lr=0.1, momentum=0.9)
+    for n, grad in enumerate(grads, start=1):
+        theirs.grad = grad.clone()
+        optimizer.step()
+        where = f"momentum_steps, step {n}"
+        got = call(where, momentum_steps, p, grads[:n], 0.1, 0.9)
+        same_tensor(where, got, theirs.detach(), 1e-6)
+    return f"as torch.optim.SGD, {[round(v, 4) for v in got.tolist()]} after 3 steps"
+
+
+@check
+def check_to_conv(to_conv):
+    """07: FlattenConsecutive and Linear as one Conv1d."""
+    torch.manual_seed(1)
+    for n, C_in, C_out, bias in ((2, 3, 4, 1), (2, 3, 3, 0), (3, 2, 5, 1), (2, 128, 128, 1)):
+        linear, flatten = helpers.Linear(n * C_in, C_out), helpers.FlattenConsecutive(n)
+        linear.bias, x = torch.randn(C_out) if bias else None, torch.randn(512, C_in, 4 * n)
+        where = f"to_conv for n = {n}, {C_in} channels in, {C_out} out"
+        conv = call(where, to_conv, linear, n)
+        got = call(where, lambda conv=conv: (
+            tuple(conv.weight.shape), *conv.kernel_size, *conv.stride, conv.bias is not None))
+        if got != (expected := ((C_out, C_in, n), n, n, bool(bias))):
+            wrong(f"{where}: expected weight, kernel, stride, bias {expected}, got {got}")
+        with torch.no_grad():                                           # .mT swaps T and C
+            same_tensor(where, call(where, conv, x).mT, linear(flatten(x.mT)))
+    x_last = x.mT.contiguous()
+    with torch.no_grad():
+        ratio = time_ratio(lambda: linear(flatten(x_last)), lambda: conv(x))
+    return f"the same to 1e-4; the two layers take {ratio:.2f} times as long as Conv1d"
+
+
+@check
+def check_sees(sees):
+    """07: how many positions a dilated stack sees."""
+    for kernel_size, dilations in ((2, [1, 2, 4]), (2, [1]), (3, [1, 3]), (2, [1, 3]), (3, [1, 2]),
+                                   (2, [1, 1, 1]), (2, [1, 3, 9]), (3, [1, 2, 4, 8])):
+        x = h = torch.zeros(1, 1, 64, dtype=torch.double, requires_grad=True)
+        for d in dilations:
+            h = F.conv1d(h, torch.ones(1, 1, kernel_size, dtype=torch.double), dilation=d)
+        expected = torch.autograd.grad(h[0, 0, -1], x)[0].count_nonzero().item()
+        same_number(*case(sees, kernel_size, dilations), expected, 0,
+                    lambda got: " positions, by gradient"[:0])
+    return f"kernel 2 with dilations 1, 3, 9 sees {sees(2, [1, 3, 9])} of 14 characters"
+
+
+@check
+def check_without_conv(without_conv, dilated, net, X):
+    """07: the dilated network with torch.cat and @."""
+    where = f"without_conv for 64 names, {shape(X[:64])}"
+    same_tensor(where, call(where, without_conv, net, X[:64].clone()), dilated(net, X[:64]))
+    with torch.no_grad():
+        ratio = time_ratio(lambda: [dilated(net, x) for x in X.split(256)],
+                           lambda: [without_conv(net, x) for x in X.split(256)])
+    return f"the same to 1e-4; on all val names dilated takes {ratio:.2f} times your time"
+
+
+@check
+def check_depends(depends):
+    """07: the receptive field by gradient."""
+    cases = {"x + x.roll(2, 1)": ([7, 9], lambda x: x + x.roll(2, 1)),
+             "x[:, 3:] * x[:, :-3]": ([9, 12], lambda x: x[:, 3:] * x[:, :-3]),
+             "torch.cat([x, -x], 2)": ([9], lambda x: torch.cat([x, -x], 2)),
+             "torch.cat([x.sin(), x.cos()], 2)": ([9], lambda x: torch.cat([x.sin(), x.cos()], 2)),
+             "x[..., :1] - x[..., 1:]": ([9], lambda x: x[..., :1] - x[..., 1:])}
+    x = torch.randn(1, 16, 2, generator=torch.Generator().manual_seed(1))
+    for label, (expected, function) in cases.items():
+        where = f"depends for {label} and t = 9"
+        got = call(where, depends, function, x, 9)
+        got = call(where, getattr(got, "tolist", lambda got=got: list(got)))
+        if call(where, sorted, got) != expected:
+            wrong(f"{where}: expected {expected}, got {got}")
+
+    def layers(x):
+        for d in (1, 2, 4):
+            x = torch.tanh(F.pad(x[:, :-d], (0, 0, d, 0)) - x)
+        return x
+
+    return f"with dilations 1, 2, 4 position 15 depends on {depends(layers, x, 15)}"
+
+
+@check
+def check_layers_for(layers_for):
+    """08: how many layers see so many samples."""
+    for args, n in (((2,), 1), ((8,), 3), ((9,), 4), ((9, 3), 2), ((28, 3), 4), ((125, 5), 3),
+                    ((16_000,), 14)):
+        k = [*args, 2][1]
+        same_number(*case(layers_for, *args), n, 0, lambda got, k=k, n=n:
+                    f"; {n - 1} would see {k ** (n - 1):,}, {n} see {k**n:,}")
+    n = int(layers_for(100))
+    return f"100 samples take {n} layers, which see {2**n}; a second takes {layers_for(16_000)}"
+
+
+@check
+def check_first_leak(first_leak):
+    """08: the first position that changes with character t."""
+    X = (torch.arange(4)[:, None] + torch.arange(12)) % 4 + 1
+
+    def ahead(n, rows):
+        """A network that adds, in some rows, what is n positions ahead."""
+        def network(X):
+            x = F.one_hot(X - 1, 4).float()                             # knows 1 to 4 only
+            return x + torch.isin(torch.arange(4), rows)[:, None, None] * x.roll(-n, 1)
+        return network
+
+    networks = {"one that sees 2 ahead": (5, ahead(2, torch.arange(4))),
+                "one that sees nothing": (12, lambda X: torch.zeros(4, 12, 6)),
+                "a WaveNet": (7, wavenet.WaveNet(5, 4, 32, [1, 2, 4]))}
+    networks |= {f"one that sees 3 ahead in row {row} only": (4, ahead(3, torch.tensor([row])))
+                 for row in range(4)}
+    for label, (expected, network) in networks.items():
+        where = f"first_leak of {label}, character 7 of 12 changed"
+        same_number(where, call(where, first_leak, network, X, 7), expected, 0)
+    return "on seven networks; the WaveNet among them gives 7, it sees nothing ahead"
+
+
+@check
+def check_ring_step(ring_step):
+    """08: one step of a ring buffer."""
+    for size, back in ((4, 4), (4, 1), (3, 2), (1, 1)):
+        ring, inputs = torch.zeros(size, 2, 3), [0] * size
+        for t in range(2 * size + 1):
+            old, inputs = ring[:, 0, 0].tolist(), [*inputs, 10 * t + 10]
+            where, x = f"ring of {size}, t = {t}, {back} back", torch.full((2, 3), 10.0 * t + 10)
+            got = call(where, ring_step, ring, t, x, back, writes=True)
+            same_tensor(where, got, torch.full((2, 3), float(inputs[-1 - back])))
+            if sorted(ring[:, 1, 2].tolist()) != inputs[-size:]:
+                wrong(f"{where}: {inputs[-1]} should replace the oldest of {old}, but the ring "
+                      f"becomes {ring[:, 0, 0].tolist()}")
+            if (x != 10 * t + 10).any():
+                wrong(f"{where} changes x; leave it as it is")
+    net, X = wavenet.WaveNet(27, 16, 16, [1, 2, 4]).eval(), torch.arange(8)[None]
+    rings = wavenet.ring_buffers(net, len(X))
+    with torch.no_grad():
+        logits = [net(ids, [lambda x, offsets, r=r, t=t: [
+            ring_step(r.values, t, x, o) for o in offsets] for r in rings])
+            for t, ids in enumerate(X.T)]
+        same_tensor("a WaveNet on your rings", torch.stack(logits, 1), net(X))
+    return "a WaveNet on your rings gives the same logits as for whole names"
+
+
+@check
+def check_luck(luck):
+    """09: how much better than it is the best of n equal configurations looks."""
+    for n, expected in ((1, 0.0), (2, 0.564), (20, 1.867)):             # known means, for sd = 1
+        same_number(*case(luck, n, 2.0), 2 * expected, 0.15, lambda got, n=n:
+                    "; the winner looks better: count that as +" if n > 1 and got < 0 else "")
+    return (f"with noise of 0.003, the best of 50 equal configurations looks {luck(50, 0.003):.4f} "
+            "better than it is")
+
+
+@check
+def check_without_first(without_first, losses):
+    """09: the mean loss without the first letter of each name."""
+    nan = float("nan")
+    for rows, by_hand, expected in (
+            ([[9.0, 1.0, nan, nan], [9.0, 2.0, 3.0, 4.0]], "(1 + 2 + 3 + 4) / 4", 2.5),
+            ([[5.0, 3.0, 1.0]], "(3 + 1) / 2", 2.0)):
+        where = f"without_first({rows})"
+        got = call(where, without_first, torch.tensor(rows))
+        same_number(f"{where}, {by_hand}", got, expected)
+    return f"{losses.nanmean():.3f} becomes {without_first(losses):.3f}, and nothing was learned"
+
+
+@check
+def check_conv_flops(conv_flops):
+    """10: the operations of a causal convolution, forward and backward."""
+    for N, L, C_in, C_out, kernel_size in ((1, 1, 1, 1, 5), (4, 9, 3, 5, 2), (2, 7, 4, 6, 3)):
+        conv = wavenet.CausalConv1d(C_in, C_out, 1, kernel_size)
+        with FlopCounterMode(display=False) as counter:
+            conv(torch.randn(N, L, C_in, requires_grad=True), models.Rows()).sum().backward()
+        right = counter.get_total_flops()
+        same_number(*case(conv_flops, N, L, C_in, C_out, kernel_size), right, 0, lambda got, r=right:
+                    f"; torch counts {r / got:.3g} times as many" if got > 0 else "")
+    flops = conv_flops(64, 7, 120, 120, 2)
+    return f"a layer of 120 channels needs {flops:,} for 64 names of 6 letters"
+
+
+@check
+def check_draw_names(draw_names):
+    """10: a sampler for all names at once."""
+    table = torch.tensor([[0, 0.5, 0.5, 0], [1, 0, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]])
+    calls, where = [], "for draw_names(probs, 300)"
+
+    def probs(ids):
+        if ids.ndim != 1 or ids.dtype != torch.int64:
+            raise ValueError(f"probs expects (M,) int64, got {shape(ids)} {ids.dtype}")
+        calls.append(len(ids))
+        if len(calls) > 2000:
+            raise RuntimeError("2,000 calls of probs and no end; the longest name needs 3")
+        return table[ids]
+
+    torch.manual_seed(0)
+    names = call(where, draw_names, probs, 300)
+    if not isinstance(names, list) or len(names) != 300:
+        many = len(names) if isinstance(names, list) else shape(names)
+        wrong(f"{where}: expected a list of 300 names, got {many}")
+    if odd := [name for name in names if name not in ([1], [2, 3])]:
+        wrong(f"{where}: expected names [1] and [2, 3] only, got {shown(odd[0])}")
+    if len(calls) > 3:
+        wrong(f"{where} calls probs {len(calls)} times; the longest name needs 3")
+    ones = names.count([1])
+    if not 100 < ones < 200:
+        wrong(f"{where}: expected [1] about 150 times, got {ones}")
+    if calls != (expected := [300, 300, 300 - ones]):
+        wrong(f"{where}: expected probs to be called with {expected} names, got {calls}; leave out "
+              "those that are finished")
+    return f"{ones} times [1] and {300 - ones} times [2, 3], in 3 calls"

@@ -1,0 +1,112 @@
+"""The published figures of the lecture's five models, and the log of ours beside them."""
+
+import contextlib
+import hashlib
+import json
+import math
+
+import numpy as np
+import pandas as pd
+
+import helpers
+from course.files import write_whole
+
+# A stage: its notebook; the lecture's (block_size, n_embd, n_hidden); the parameters; the
+# lecture's train and val; the val range of independent reruns on the lecture's list (to half a
+# unit of the published digits); train and val of one rerun on ours, with 0.006 to either side.
+RECIPE = {"max_steps": 200_000, "batch_size": 32, "learning_rate": 0.1, "seed": 42}
+STAGES = {
+    "MLP, 3 letters": (1, (3, 10, 200), 12_097, (2.058, 2.105), (2.1055, 2.1072), (2.060, 2.120)),
+    "MLP, 8 letters": (2, (8, 10, 200), 22_097, (1.918, 2.027), (2.0295, 2.0345), (1.923, 2.039)),
+    "tree": (3, (8, 10, 68), 22_397, (1.941, 2.029), (2.0245, 2.0355), (1.942, 2.038)),
+    "tree, fixed": (4, (8, 10, 68), 22_397, (1.912, 2.022), (2.0175, 2.0245), (1.912, 2.030)),
+    "tree, scaled": (5, (8, 24, 128), 76_579, (1.769, 1.993), (1.9865, 1.9945), (1.767, 2.001)),
+}
+LISTS = {
+    "71779929036aaf049a2268928187719ac43190941ebce328725dab9a4ec0dedd": "ours",
+    "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d": "lecture",
+}
+
+
+def which_list(words):
+    """'ours' for data/names.txt in its order, 'lecture' for the lecture's file, else None."""
+    return LISTS.get(hashlib.sha256("\n".join(words).encode()).hexdigest())
+
+
+def is_our_list(words):
+    """Whether `words` is data/names.txt, in its order."""
+    return which_list(words) == "ours"
+
+
+def changed(stage, words, config):
+    """What differs from the values that the figures of `stage` are for: a list of clauses."""
+    sizes = dict(zip(("block_size", "n_embd", "n_hidden"), STAGES[stage][1], strict=True))
+    usual = sizes | RECIPE | {"group_size": 2}
+    why = [f"{k} is {config[k]}, not {v}" for k, v in usual.items() if config.get(k, v) != v]
+    return why + ["this is another word list"] * (which_list(words) is None)
+
+
+def learned(stage, words, config, lossi):
+    """Print the loss at step 0, that of blind guessing, and the mean of the last 100 steps.
+
+    AssertionError at the lecture's values if the loss began or ended where it should not.
+    """
+    if not lossi:
+        return print("Nothing was trained.")
+    chance = math.log(len(set("".join(words))) + 1)
+    first, last = lossi[0], float(np.mean(lossi[-100:]))
+    print(f"step 0: {first:.3f}, chance: {chance:.3f}, mean of the last 100 steps: {last:.3f}")
+    if len(lossi) >= 300 and not changed(stage, words, config):
+        assert abs(first - chance) < 0.3, f"step 0 gave {first:.3f}: is the last layer scaled down?"
+        assert last < first - 0.5, f"the loss fell from {first:.3f} to {last:.3f} only"
+    return None
+
+
+def performance_log(stage, words, config, parameters, train_loss, val_loss, seconds, steps):
+    """Hold `stage` against its expected figures; return the log of all stages so far.
+
+    A row measured at the lecture's values is kept in notebooks/output/ for the later notebooks.
+    AssertionError if a figure that applies is missed. `parameters` are the model's tensors.
+    """
+    number, _, count, _, reruns, ours = STAGES[stage]
+    n_params = sum(p.nelement() for p in parameters)
+    low, high = (reruns if which_list(words) == "lecture"
+                 else (round(ours[1] - 0.006, 4), round(ours[1] + 0.006, 4)))
+    row = {"parameters": f"{n_params:,}", "train": f"{train_loss:.3f}", "val": f"{val_loss:.3f}",
+           "expected val": f"{low} to {high}", "seconds": f"{seconds:.0f}"}
+    print(f"{stage}: train {train_loss:.6f}, val {val_loss:.6f}")
+    why = changed(stage, words, config)
+    if steps < RECIPE["max_steps"]:
+        why.append(f"the training had {steps:,} steps")
+    if why:
+        print(f"Other figures are expected here: {', '.join(why)}.")
+        row["expected val"] = "none"
+    else:
+        assert n_params == count, f"{n_params} parameters, expected {count}"
+        assert low <= val_loss <= high, (
+            f"val {val_loss:.4f} is outside {low} to {high}. Check the versions (notebook 00), the "
+            "word list (its checksum is in data/README.md), and that no cell was run twice.")
+        save_json(log_file(number), row)
+    rows = {}
+    for name, (n, _, _, lecture, _, _) in STAGES.items():
+        if n <= number:
+            kept = {}
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                kept = dict(json.loads(log_file(n).read_text()))
+            rows[f"{n:02d} {name}"] = (row if n == number else kept) | {
+                "lecture train / val": "{:.3f} / {:.3f}".format(*lecture)}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=[*row, "lecture train / val"])
+    return table.fillna("not run yet")
+
+
+def log_file(number):
+    """Where the row of a notebook is kept."""
+    return helpers.OUTPUT / f"log_{number:02d}.json"
+
+
+def save_json(path, content):
+    """Write `content` to `path` whole or not at all; say so if it cannot be written."""
+    try:
+        write_whole(path, lambda part: part.write_text(json.dumps(content, indent=1)))
+    except OSError as error:
+        print(f"{path.name} cannot be written ({error.strerror}): later notebooks will not see it.")

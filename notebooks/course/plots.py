@@ -1,0 +1,245 @@
+"""Plots of data, in one style: each returns a figure, or a table, that a notebook shows."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+
+import helpers
+from course import wavenet
+
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+
+
+def use_style():
+    """The course's one plot style: Okabe and Ito's colours, which colour-blind readers can tell."""
+    plt.rcParams.update({
+        "figure.figsize": (9, 3.6), "figure.dpi": 100, "figure.constrained_layout.use": True,
+        "axes.prop_cycle": plt.cycler(color=COLORS), "axes.grid": True, "axes.titleweight": "bold",
+        "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+        "axes.axisbelow": True, "grid.alpha": 0.3, "font.size": 11, "legend.frameon": False,
+        "image.cmap": "viridis", "savefig.facecolor": "white",
+    })
+
+
+def finished(fig):
+    """`fig`, closed: the notebook shows it once, as the value of its cell."""
+    plt.close(fig)
+    return fig
+
+
+def draw_losses(lossi, window, raw=False):
+    """The rolling mean of the losses, over the raw ones if asked; its noise in the title."""
+    ax = helpers.plot_losses({f"mean of {window}": lossi}, window)
+    if raw:
+        every = max(1, len(lossi) // 20_000)
+        ax.plot(np.arange(1, len(lossi) + 1)[::every], lossi[::every], lw=0.3, color="#bbbbbb",
+                zorder=0, label="raw")
+        for line in ax.legend().get_lines():         # the raw one is too thin to be seen there
+            line.set_linewidth(2)
+    smooth = helpers.rolling_mean(lossi, window)[-max(1, len(lossi) // 10) :]
+    ax.set_title(f"Window {window}: over the last tenth the curve spans {np.ptp(smooth):.3f} nats")
+    return finished(ax.figure)
+
+
+def draw_spreads(sizes, values, trials=2000):
+    """Histograms of the mean of N random ones of `values`, for every N in `sizes`."""
+    rng, values = np.random.default_rng(0), np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    _, ax = plt.subplots()
+    if len(values) == 0:
+        ax.set_title("No finite activation: the training diverged; lower learning_rate")
+        return finished(ax.figure)
+    spreads = []
+    for n, color in zip(sizes, COLORS, strict=False):
+        means = rng.choice(values, (trials, n)).mean(axis=1)
+        spreads.append(means.std())
+        ax.hist(means, 60, density=True, alpha=0.55, color=color, label=f"mean of {n}")
+    ax.set(xlabel="estimated mean of one channel", ylabel="density")
+    ax.set_title("Spread of the estimate: " + ", ".join(
+        f"{s:.3f} from {n}" for n, s in zip(sizes, spreads, strict=True)))
+    ax.legend()
+    return finished(ax.figure)
+
+
+def draw_positions(hpreact, batch_size, statistic="mean", channel=0, batches=40):
+    """What the bug and the fix use in many random batches: a dot a batch.
+
+    `hpreact` is (examples, positions, channels), before batch normalisation. The bug has a
+    `statistic` ("mean" or "standard deviation") for each position, the fix one for all.
+    """
+    if batch_size < 2:
+        raise ValueError(f"a batch of {batch_size} has no spread; use 2 or more")
+    drawn = np.random.default_rng(0).integers(0, len(hpreact), (batches, batch_size))
+    values = hpreact[drawn][..., channel]                       # (batches, batch_size, positions)
+    measure = np.mean if statistic == "mean" else np.std
+    bug, fix = measure(values, axis=1), measure(values, axis=(1, 2))
+    _, ax = plt.subplots()
+    jitter = np.linspace(-0.15, 0.15, batches)
+    for t in range(bug.shape[1]):
+        ax.plot(t + 1 + jitter, bug[:, t], "o", ms=4, alpha=0.6, color=COLORS[0],
+                label="bug: one a position" if t == 0 else None)
+    ax.plot(bug.shape[1] + 1 + jitter, fix, "s", ms=4, alpha=0.6, color=COLORS[1],
+            label="fix: one for all")
+    ticks = range(1, bug.shape[1] + 2)
+    ax.set_xticks(ticks, [*map(str, ticks[:-1]), "all"])
+    ax.set(xlabel="position", ylabel=f"{statistic} of channel {channel} (a dot a batch)")
+    ax.set_title(f"Batches of {batch_size}: the fix's {statistic} varies by {fix.std():.3f}, "
+                 f"the bug's by {bug.std(0).min():.3f} to {bug.std(0).max():.3f}", size=11)
+    ax.legend()
+    return finished(ax.figure)
+
+
+def draw_names(model, block_size, itos, temperature, prefix, seed):
+    """Ten names that the model draws, one a line."""
+    return "\n".join(helpers.sample(model, block_size, itos, 10, temperature=temperature,
+                                    prefix=prefix, seed=seed))
+
+
+def draw_activations(model, window, itos):
+    """The output of every Tanh of the tree for one window (block_size,): a row a position."""
+    with helpers.mode(model, False), torch.no_grad():
+        model(window[None])
+    letters = "".join(itos[i] for i in window.tolist())
+    levels = [m.out[0].reshape(-1, m.out.shape[-1]).numpy() for m in model.layers
+              if isinstance(m, helpers.Tanh)]
+    height = 0.9 + 0.33 * sum(len(act) + 1.6 for act in levels)
+    fig, axes = plt.subplots(len(levels), figsize=(9, height), squeeze=False,
+                             height_ratios=[len(act) + 0.3 for act in levels])
+    for level, (ax, act) in enumerate(zip(axes[:, 0], levels, strict=True), start=1):
+        picture = ax.imshow(act, aspect="auto", cmap="PuOr", vmin=-1, vmax=1, interpolation="none")
+        span = len(letters) // len(act)
+        seen = [letters[i * span : (i + 1) * span] for i in range(len(act))]
+        ax.set_yticks(range(len(act)), seen, family="monospace")
+        ax.set_title(f"level {level}", size=10)
+        ax.grid(False)
+    axes[-1, 0].set_xlabel("channel")
+    fig.colorbar(picture, ax=axes, label="tanh output")
+    return finished(fig)
+
+
+def draw_race(runs, names, scale, batch_size):
+    """Rolling means of the losses of the optimisers `names`, the mean of the last 50 in the legend.
+
+    `runs` is {(name, times the learning rate, batch size): losses}. `scale` is one of its
+    factors, or "best of each": for each optimiser the factor with the lowest end.
+    """
+    if not names:
+        raise ValueError("choose at least one optimiser")
+    _, ax = plt.subplots()
+    ends, lowest, first = {}, np.inf, 0.0
+    order = list(dict.fromkeys(key[0] for key in runs))
+    for name in names:
+        scales = [s for n, s, size in runs if (n, size) == (name, batch_size)]
+        if scale == "best of each":
+            best = min(scales, key=lambda s: _end(runs[name, s, batch_size]))
+        else:
+            best = scale
+        losses = runs[name, best, batch_size]
+        window = max(1, len(losses) // 15)
+        smooth = helpers.rolling_mean(losses, window)
+        ends[name] = _end(losses)
+        lowest, first = min(lowest, smooth.min()), max(first, smooth[0])
+        under = name == "Adam"                # AdamW is the same line, drawn on it
+        ax.plot(np.arange(window, len(losses) + 1), smooth, color=COLORS[order.index(name)],
+                ls=["-", "--"][order.index(name) % 2], marker="o" if len(smooth) == 1 else "",
+                lw=5 if under else 2, alpha=0.4 if under else 1,
+                label=f"{name}, rate x {best}: {ends[name]:.3f}")
+    winner = min(ends, key=ends.get)
+    behind = max(ends.values()) - ends[winner]
+    ax.set(xlabel="step", ylabel="training loss (nats per character)")
+    if np.isfinite(lowest) and np.isfinite(first):
+        ax.set_ylim(lowest - 0.05, first + 0.1)      # a run that flies off leaves the picture
+    ax.set_title(f"Batches of {batch_size}: {winner} ends lowest"
+                 + f", the last is {behind:.3f} nats behind" * bool(0 < behind < np.inf))
+    ax.legend()
+    return finished(ax.figure)
+
+
+def _end(losses):
+    """The mean of the last 50 losses; infinite if it is no number."""
+    end = float(np.mean(losses[-50:]))
+    return np.inf if np.isnan(end) else end
+
+
+def _probabilities(model, ids):
+    """What the model expects after each of the characters: (L,) int64 -> (L, vocab_size)."""
+    with helpers.mode(model, False), torch.no_grad():
+        return torch.softmax(model(ids[None])[0], dim=-1)
+
+
+def draw_surprise(model, stoi, name):
+    """The surprise of each character of `name`, -ln of its probability, as a coloured bar."""
+    ids = torch.tensor([0, *(stoi[ch] for ch in name), 0])
+    p = _probabilities(model, ids[:-1])
+    surprise = -p[range(len(name) + 1), ids[1:]].log().numpy()
+    fig, ax = plt.subplots(figsize=(max(5, 0.7 * len(name) + 2), 2.8))
+    shade = plt.cm.cividis_r(surprise / max(surprise.max(), 3.3))
+    ax.bar(range(len(surprise)), surprise, color=shade, edgecolor="gray")
+    ax.set_xticks(range(len(surprise)), [*name, "."], family="monospace", size=13)
+    ax.axhline(np.log(len(stoi)), color="gray", ls=":")
+    ax.text(len(surprise) - 0.4, np.log(len(stoi)), "blind guess", va="bottom", color="dimgray")
+    letters = [*name, "the end"]
+    ax.set(ylabel="surprise (nats)", xlim=(-0.6, len(surprise) + 0.9))
+    ax.set_title(f"Most surprising: {letters[surprise.argmax()]}, least: "
+                 f"{letters[surprise.argmin()]}; mean {surprise.mean():.2f} nats", size=11)
+    return finished(fig)
+
+
+def draw_generator(model, itos, prefix, temperature, seed):
+    """The probabilities of the character after `prefix` as bars, and ten names that begin so."""
+    names = wavenet.generate(model, itos, 10, temperature=temperature, prefix=prefix, seed=seed)
+    stoi = {ch: i for i, ch in itos.items()}
+    ids = torch.tensor([0, *(stoi[ch] for ch in prefix)])
+    with helpers.mode(model, False), torch.no_grad():
+        p = torch.softmax(model(ids[None])[0, -1] / temperature, dim=-1).numpy()
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.4), width_ratios=[3, 1.3])
+    top, best = np.sort(np.argsort(-p)[:30]), p.argmax()
+    left.bar(range(len(top)), p[top], color=COLORS[0])
+    left.set_xticks(range(len(top)), ["end" if i == 0 else itos[i] for i in top],
+                    family="monospace")
+    left.set(ylabel="probability", xlabel="next character")
+    left.set_title(f"After {prefix!r} comes most often {'the end' if best == 0 else itos[best]!r}: "
+                   f"probability {p[best]:.2f}", size=11)
+    right.axis("off")
+    right.set_title(f"Ten names, temperature {temperature:.1f}", size=11)
+    right.text(0, 0.95, "\n".join(names), va="top", family="monospace",
+               transform=right.transAxes)
+    return finished(fig)
+
+
+def draw_evidence(tables, part, value, contains=""):
+    """The rows of one part of the evidence: a dot a seed, a line the mean of each group.
+
+    `tables` has a table for each part, its groups in the column "group"; only those groups are
+    drawn whose names contain the text. Raises ValueError if none does.
+    """
+    rows = _chosen(tables, part, contains)
+    groups = rows.groupby("group")[value].mean().sort_values().index
+    fig, ax = plt.subplots(figsize=(9, 1.2 + 0.36 * len(groups)))
+    for y, group in enumerate(groups):
+        values = rows[value][rows.group == group]
+        ax.plot(values, [y] * len(values), "o", color=COLORS[0], alpha=0.6)
+        ax.plot([values.mean()] * 2, [y - 0.3, y + 0.3], color=COLORS[1], lw=3)
+    ax.set_yticks(range(len(groups)), [str(group) for group in groups])
+    ax.invert_yaxis()
+    unit = "seconds of the processor" if value == "cpu" else "nats per character"
+    ax.set(xlabel=f"{value} ({unit})", title=f"{part}: {value}, a dot a seed, the line their mean")
+    return finished(fig)
+
+
+def evidence_table(tables, part, value, contains=""):
+    """The same rows as numbers: seeds, mean and standard deviation of each group, lowest first."""
+    groups = _chosen(tables, part, contains).groupby("group")[value]
+    table = pd.DataFrame({"seeds": groups.size(), f"mean {value}": groups.mean(),
+                          "sd": groups.std()})
+    return table.sort_values(f"mean {value}").round(4).astype(object).fillna("")
+
+
+def _chosen(tables, part, contains):
+    rows = tables[part]
+    chosen = rows[rows.group.astype(str).str.contains(contains, case=False, regex=False)]
+    if chosen.empty:
+        raise ValueError(f"no group of {part!r} contains {contains!r}; it has "
+                         f"{', '.join(map(str, rows.group.unique()))}")
+    return chosen

@@ -1,0 +1,57 @@
+"""The rows of a study as a table, and the comparison of paired rows. Notebook 09."""
+
+import json
+
+import pandas as pd
+from optuna.trial import TrialState
+from scipy.stats import ttest_rel
+
+from course import runs
+
+
+def table(study):
+    """A row for every trial: its number and state, every setting, and what was measured."""
+    rows = []
+    for t in study.get_trials(deepcopy=False):
+        told = t.user_attrs
+        if "task" in told and "skipped" not in told:
+            row = told.get("row", {})
+            config = row.get("config", told["task"])
+            rows.append({
+                "trial": t.number, "state": t.state.name.lower(), "worker": told.get("worker"),
+                "error": told.get("error", "interrupted" if t.state == TrialState.FAIL else None),
+                "retry of": t.system_attrs.get("retry_history", [None])[-1],
+                **(runs.complete(json.loads(config)) if isinstance(config, str) else {}), **row})
+    made = pd.DataFrame(rows)
+    columns = ["trial", "state", "error", "worker", "retry of", *runs.ROW, *made]
+    return made.reindex(columns=list(dict.fromkeys(columns)))
+
+
+def paired(rows, by, base, value="val", pair="seed"):
+    """Each group of `rows` against the group `base`, over the same seeds.
+
+    A line for every value of the column `by`: the number of pairs, mean and standard deviation of
+    `value`; then the mean difference from `base`, its standard error, its 95% interval (Student's
+    t) and a verdict in words.
+    """
+    if absent := [column for column in (by, value, pair) if column not in rows]:
+        raise ValueError(f"there is no column {absent[0]!r}; there are {', '.join(map(str, rows))}")
+    if base not in set(rows[by]):
+        raise ValueError(f"{base!r} is not in the column {by!r}; it has {sorted(set(rows[by]))}")
+    if rows.duplicated([by, pair]).any():
+        twice = rows[rows.duplicated([by, pair])].iloc[0]
+        raise ValueError(f"{twice[by]!r} has two rows for {pair} {twice[pair]}; keep one")
+    wide = rows.pivot(index=pair, columns=by, values=value).astype(float)
+    if wide.isna().any(axis=None) or len(wide) < 2:
+        raise ValueError(f"{value!r} must be there for 2 or more values of {pair!r} in each group; "
+                         f"there are {wide.notna().sum().to_dict()}")
+    lines = {}
+    for name in rows[by].unique():
+        lines[name] = {"pairs": len(wide), "mean": wide[name].mean(), "sd": wide[name].std()}
+        if name != base:
+            d = wide[name] - wide[base]
+            low, high = ttest_rel(wide[name], wide[base]).confidence_interval(0.95)
+            verdict = "lower" if high < 0 else "higher" if low > 0 else "cannot tell"
+            lines[name] |= {"difference": d.mean(), "se": d.std() / len(d) ** 0.5, "low": low,
+                            "high": high, "verdict": verdict}
+    return pd.DataFrame.from_dict(lines, orient="index").fillna({"verdict": "the base"})

@@ -1,0 +1,159 @@
+"""Runs notebooks in full and saves them with their outputs; what the tests use to read them.
+
+    python tests/save.py 03 04
+
+runs notebooks 03 and 04 from the top and saves them; without numbers, all of them, in order. It
+also draws the README's picture.
+
+    python tests/save.py record
+
+runs notebook 08 with recipe = "record", about 20 minutes, and keeps what it measures in
+data/wavenet_record.json.
+"""
+
+import ast
+import base64
+import io
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LOSSES = re.compile(r"\b(?:train|val|test) \d\.\d{6}\b")
+NUMBERS = re.compile(r"\d\.\d{3,}(?![\de])")
+
+
+def code_cells(nb):
+    """The code cells that are not empty."""
+    return [c for c in nb.cells if c.cell_type == "code" and c.source.strip()]
+
+
+def tags(cell):
+    """The cell's tags."""
+    return cell.metadata.get("tags", [])
+
+
+def output_text(cell):
+    """Everything the cell printed or showed as plain text."""
+    return "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs)
+
+
+def parameters(path):
+    """{name: value} of a notebook's hyperparameters."""
+    cell, = (c for c in nbformat.read(path, as_version=4).cells if "parameters" in tags(c))
+    return {line.targets[0].id: ast.literal_eval(line.value)
+            for line in ast.parse(cell.source).body}
+
+
+def with_parameters(path, changes):
+    """The notebook at `path` with other hyperparameters, as papermill sets them."""
+    from papermill.iorw import load_notebook_node  # here, because it takes two seconds
+    from papermill.parameterize import parameterize_notebook
+
+    return parameterize_notebook(load_notebook_node(str(path)), changes)
+
+
+def copied(folder):
+    """`folder`, with a copy of what a reader has."""
+    return shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(
+        ".*", "output", "__pycache__", "tests", "docs"))
+
+
+def machine():
+    """What decides the last digits of a loss. A saved notebook names the machine of its run."""
+    import torch  # here, because reading a notebook does not need it
+
+    cpuinfo = Path("/proc/cpuinfo")
+    vendor = re.search(r"vendor_id\s*: (.*)", cpuinfo.read_text()) if cpuinfo.is_file() else None
+    return {"system": f"{platform.system()} {platform.machine()}",
+            "cpu": f"{vendor[1] if vendor else ''} {torch.backends.cpu.get_cpu_capability()}"}
+
+
+def repeatable(cell, outputs):
+    """The numbers that a second run on the same kind of machine must print again.
+
+    Those with three decimals or more; in a cell that also prints times, only its losses.
+    """
+    text = output_text(nbformat.NotebookNode(outputs=outputs))
+    return (LOSSES if "nbval-ignore-output" in tags(cell) else NUMBERS).findall(text)
+
+
+def executed(nb, folder):
+    """The notebook after a full run in `folder`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdin",
+         "--stdout", "--ExecutePreprocessor.store_widget_state=False",
+         "--ExecutePreprocessor.timeout=7200"],
+        input=nbformat.writes(nb), encoding="utf-8", stdout=subprocess.PIPE, cwd=folder,
+        check=True, env=os.environ | {"MAKEMORE_QUICK": "0", "PYTHONIOENCODING": "utf-8"})
+    return nbformat.reads(done.stdout, as_version=4)
+
+
+def smaller(png):
+    """A picture (PNG in base64) in at most 64 colours: it looks the same at a third of the size.
+
+    MAXCOVERAGE, because the usual median cut merges the two dark ends of a colour scale.
+    """
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    few = picture.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    saved = io.BytesIO()
+    few.save(saved, "png", optimize=True)
+    return base64.b64encode(saved.getvalue()).decode()
+
+
+def save(path):
+    """Run the notebook in full and save it: no widget views, small pictures, its machine named."""
+    nb = executed(nbformat.read(path, as_version=4), path.parent)
+    for cell in code_cells(nb):
+        # Saved without its widget, a view would show an error instead of a panel.
+        cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+        cell.metadata.pop("execution", None)
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = smaller(output.data["image/png"])
+    nb.metadata["run_on"] = machine()
+    nbformat.write(nb, path)
+
+
+def draw_picture():
+    """Save the tree of notebook 03 as the README's picture."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
+    from course import pictures, plots
+
+    plots.use_style()
+    pictures.draw_tree(8, 2, 10, 68, "isabella").savefig(ROOT / "docs" / "tree.png")
+
+
+def record():
+    """Run notebook 08 with its record recipe and keep what it measures."""
+    path = next(path for path in PATHS if path.name.startswith("08"))
+    executed(with_parameters(path, {"recipe": "record", "pair_seeds": 1, "pair_epochs": 1}),
+             path.parent)
+    kept = path.parent / "output" / "wavenet_record.json"
+    shutil.move(kept, ROOT / "data" / kept.name)
+
+
+def main(arguments):
+    """The command."""
+    if arguments == ["record"]:
+        return record()
+    unknown = set(arguments) - {path.name[:2] for path in PATHS}
+    if unknown:
+        sys.exit(f"There is no notebook {', '.join(sorted(unknown))}: use two digits, as in 03.")
+    draw_picture()
+    for path in PATHS:
+        if not arguments or path.name[:2] in arguments:
+            save(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
