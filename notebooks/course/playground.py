@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 import helpers
 from course import fitting, plots
+from course.files import write_whole
 
 USUAL = {"lecture": {"learning_rate": 0.1, "batch_size": 32},
          "fast": {"learning_rate": 0.005, "batch_size": 256}}
