@@ -14,7 +14,6 @@ import string
 import subprocess
 import sys
 import threading
-import traceback
 
 import nbformat
 import pytest
@@ -26,14 +25,14 @@ from course import fitting
 from save import PATHS, ROOT, code_cells, copied, output_text, parameters
 
 NAMES = helpers.load_words()
-FEW = {"names_file": NAMES[::10], "pair_seeds": 1, "workers": 1}
+FEW = {"names_file": NAMES[::10], "pair_seeds": 2, "workers": 1}
 
 # Other values: for each notebook those of its hyperparameters.
 SMALL = dict.fromkeys(
     ["long_block_size", "n_embd", "n_hidden", "n_skip", "pair_hidden", "stack_hidden", "max_steps",
      "pair_steps", "race_steps", "epochs", "short_epochs", "pair_epochs", "tree_epochs",
-     "stack_epochs", "pair_seeds", "workers", "sampled_names"], 1)
-SMALL |= {"block_size": 2, "batch_size": 2, "dilations": [1], "learning_rate": 1e-6, "seed": 0}
+     "stack_epochs", "workers", "sampled_names"], 1) | {
+    "block_size": 2, "batch_size": 2, "pair_seeds": 2, "dilations": [1], "learning_rate": 1e-6}
 SCRIPTS = 3 * ["Анна", "мария", "Пётр", "Zoë", "João", "Émile", "Łukasz", "Øyvind", "señor", "ß",
                "e\u0301mile", "李小龙", "علي"]
 SETTINGS = {
@@ -130,8 +129,8 @@ BY_HAND = f"{PATHS[1].name}:train"                   # the cell of 01 that write
 @pytest.mark.parametrize(("path", "event", "k"), [
     pytest.param(path, event, k, id=f"{event} {k}-{path.stem}",
                  marks=[pytest.mark.full] * ((path.name[:2], event, k) not in (
-                     ("01", "step", 20), ("03", "step", 2), ("05", "character", 3))))
-    for event, k, numbers in (("step", 2, range(11)), ("step", 20, range(11)),
+                     ("01", "step", 10), ("03", "step", 2), ("05", "character", 3))))
+    for event, k, numbers in (("step", 2, range(11)), ("step", 10, range(11)),
                               ("character", 3, (0, 5, 8, 10)))
     for path in (PATHS[n] for n in numbers)])
 def test_the_rest_of_a_notebook_works_after_an_interrupt(path, event, k, run, words_file,
@@ -141,7 +140,10 @@ def test_the_rest_of_a_notebook_works_after_an_interrupt(path, event, k, run, wo
     original = getattr(*EVENTS[event])
 
     def counted(*args, **kwargs):
-        codes = {frame.f_code for frame, _ in traceback.walk_stack(None)}
+        frame, codes = sys._getframe(), set()
+        while frame:
+            codes.add(frame.f_code)
+            frame = frame.f_back
         if event == "character" or codes & TRAINING or BY_HAND in {c.co_filename for c in codes}:
             count[0] += 1
             if count[0] == k:
