@@ -1,121 +1,28 @@
 """The checks of the coding exercises: each prints "not done yet", "right: ..." or "wrong: ..."."""
 
 import copy
-import functools
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 import helpers
 from course import models, wavenet
-
-
-class Ended(Exception):
-    """Ends a check with the line to print."""
-
-
-def wrong(text):
-    """End the check: the answer is wrong."""
-    raise Ended(f"wrong: {text}")
-
-
-def check(function):
-    """Make `function` print one line: "right: " and what it returns, or what ended it."""
-
-    @functools.wraps(function)
-    def checked(*args):
-        try:
-            print(f"right: {function(*args)}")
-        except Ended as said:
-            print(said)
-
-    return checked
-
-
-def call(where, answer, *args, writes=False):
-    """What the reader's `answer` returns. The check ends if it fails, returns None or writes."""
-    before = [a.detach().clone() if torch.is_tensor(a) else None for a in args]
-    try:
-        got = answer(*args)
-    except Exception as error:
-        wrong(f"{where} fails: {error} ({type(error).__name__})")
-    if got is None:
-        raise Ended("not done yet")
-    for a, b in zip(args, before, strict=True):
-        if b is not None and not writes and not torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)):
-            wrong(f"{where} changes the tensor that it is given; leave it as it is")
-    return got
-
-
-def case(answer, *args):
-    """(the call as text, what it returns)."""
-    given = ", ".join(f"x of shape {shape(a)}" if torch.is_tensor(a) else str(a) for a in args)
-    where = f"{answer.__name__}({given})"
-    return where, call(where, answer, *args)
-
-
-def shown(value):
-    """A number to read: 12,097 or 0.6931; anything else in at most 60 characters."""
-    try:
-        value = float(value)
-    except (TypeError, ValueError, RuntimeError):
-        return str(value)[:60]
-    return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
-
-
-def same_number(where, got, expected, tolerance=1e-6, note=lambda got: ""):
-    """End the check unless `got` is one number within `tolerance` of `expected`."""
-    try:
-        number = float(got)
-    except (TypeError, ValueError, RuntimeError):
-        wrong(f"{where}: expected one number, {shown(expected)}, got {shown(got)}")
-    if not abs(number - expected) <= tolerance:                          # as is NaN
-        wrong(f"{where}: expected {shown(expected)}, got {shown(number)}{note(number)}")
-
-
-def shape(value):
-    """A tensor's shape, or for anything else its type."""
-    return tuple(value.shape) if torch.is_tensor(value) else f"a {type(value).__name__}"
-
-
-def same_tensor(where, got, expected, tolerance=1e-4):
-    """End the check unless `got` is a tensor of the shape and the numbers of `expected`."""
-    if shape(got) != shape(expected):
-        wrong(f"{where}: expected the shape {shape(expected)}, got {shape(got)}")
-    apart = (got - expected).abs()
-    if not apart.max() <= tolerance:                                     # as is NaN
-        start = max(0, int((~(apart <= tolerance)).flatten().nonzero()[0]) - 1)
-        some = [", ".join(map(shown, t.flatten()[start:start + 4])) for t in (expected, got)]
-        wrong(f"{where}: the shape is right, but the largest difference is {apart.max():.4f}: "
-              f"expected ... {some[0]} ..., got ... {some[1]} ...")
-
-
-def same_layers(where, model, expected):
-    """End the check unless the model's layers, BatchNorm1d left out, are the `expected` ones."""
-    names = {"FlattenConsecutive": lambda m: f"FlattenConsecutive({m.n})",
-             "Linear": lambda m: f"Linear to {m.weight.shape[1]}", "Tanh": lambda m: "Tanh"}
-    found = [names[type(m).__name__](m) for m in helpers.modules(model)
-             if type(m).__name__ in names]
-    ends = [*expected, "nothing"], [*found, "nothing"]
-    for place, (want, got) in enumerate(zip(*ends, strict=False), start=1):
-        if want != got:
-            wrong(f"{where}: layer {place} after the Embedding, not counting BatchNorm1d, should "
-                  f"be {want}, got {got}")
-
-
-def count_parameters(model):
-    """The number of parameters of a model."""
-    return sum(p.nelement() for p in model.parameters())
-
-
-def time_ratio(first, second):
-    """How many times as long `first()` takes as `second()`, on one thread."""
-    first, second = (Timer("work()", globals={"work": work}).blocked_autorange(
-        min_run_time=0.01 if helpers.QUICK else 0.5).median for work in (first, second))
-    return first / second
+from course.checking import (
+    Ended,
+    call,
+    case,
+    check,
+    count_parameters,
+    same_layers,
+    same_number,
+    same_tensor,
+    shape,
+    shown,
+    time_ratio,
+    wrong,
+)
 
 
 @check
@@ -467,13 +374,13 @@ def check_without_first(without_first, losses):
 @check
 def check_conv_flops(conv_flops):
     """10: the operations of a causal convolution, forward and backward."""
-    for N, L, C_in, C_out, kernel_size in ((1, 1, 1, 1, 5), (4, 9, 3, 5, 2), (2, 7, 4, 6, 3)):
-        conv = wavenet.CausalConv1d(C_in, C_out, 1, kernel_size)
+    for N, L, C_in, C_out, k in ((1, 1, 1, 1, 5), (4, 9, 3, 5, 2), (2, 7, 4, 6, 3)):
+        conv = wavenet.CausalConv1d(C_in, C_out, 1, k)
         with FlopCounterMode(display=False) as counter:
             conv(torch.randn(N, L, C_in, requires_grad=True), models.Rows()).sum().backward()
-        right = counter.get_total_flops()
-        same_number(*case(conv_flops, N, L, C_in, C_out, kernel_size), right, 0,
-                    lambda got, n=right: f"; torch counts {n / got:.3g} times as many" if got > 0 else "")
+        n = counter.get_total_flops()
+        same_number(*case(conv_flops, N, L, C_in, C_out, k), n, 0, lambda got, n=n:
+                    f"; torch counts {n / got:.3g} times as many" if got > 0 else "")
     return f"120 channels and 64 names of 6 letters need {conv_flops(64, 7, 120, 120, 2):,}"
 
 
