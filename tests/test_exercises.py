@@ -1,4 +1,4 @@
-"""The exercises: what their checks say to the stub, to the solution and to typical wrong answers."""
+"""The exercises: what the checks say to the stub, the solution and typical wrong answers."""
 
 import dis
 import itertools
@@ -31,12 +31,12 @@ WRONG = {
         ("x.clamp(min=0)", "torch.max(x, 0)", r"expected the shape \(2, 3\), got a max"),
         ("x.clamp(min=0)", "x.clamp_(min=0)", "changes the tensor that it is given"),
         ("self.out = x.clamp(min=0)\n        return self.out", "return x.clamp(min=0)",
-         r"self.out after .* expected the shape \(2, 3\), got a NoneType"),
+         r"self.out after .* expected the shape \(2, 3\), got None"),
     ],
     "exercise-count": [
-        ("* block_size", "", "expected 12,097, got 8,097, 4,000 too few"),
-        ("vocab_size * n_embd", "block_size * vocab_size * n_embd", "got 12,637, 540 too many"),
-        (" + vocab_size\n", "\n", "expected 12,097, got 12,070, 27 too few"),
+        ("* block_size", "", "expected 12,097, got 8,097 .4,000 too few"),
+        ("vocab_size * n_embd", "block_size * vocab_size * n_embd", "got 12,637 .540 too many"),
+        (" + vocab_size\n", "\n", "expected 12,097, got 12,070 .27 too few"),
         ("count(vocab_size, block_size, ", "count(vocab_size, ", "takes 3 positional arguments"),
     ],
     "exercise-flatten": [
@@ -79,7 +79,7 @@ WRONG = {
         ("x.var(dims, keepdim=True)", "x.var(dims, keepdim=True, correction=0)",
          r"\(32, 20\)\): the shape is right, but the largest difference is 0.0"),
         (" + eps", "", "the largest difference is nan"),
-        ("(x - mean) /", "(x - mean).detach() /", "no gradient flows|the shape is right"),
+        ("mean, var =", "x = x.detach()\n    mean, var =", "no gradient flows from the result"),
     ],
     "exercise-unseen": [
         ("in val) / len(val)", "in set(val)) / len(set(val))", "expected 0.6667, got 0.5"),
@@ -119,9 +119,9 @@ WRONG = {
         ("bias=linear.bias is not None", "bias=linear.bias", "Boolean value of Tensor"),
     ],
     "exercise-sees": [
-        (None, "def sees(kernel_size, dilations):\n    return 1 + (kernel_size - 1) * sum(dilations)",
+        (None, "def sees(k, dilations):\n    return 1 + (k - 1) * sum(dilations)",
          r"sees\(2, \[1, 3\]\): expected 4, got 5"),
-        (None, "def sees(kernel_size, dilations):\n    return kernel_size ** len(dilations)",
+        (None, "def sees(k, dilations):\n    return k ** len(dilations)",
          r"sees\(3, \[1, 2\]\): expected 7, got 9"),
     ],
     "exercise-without": [
@@ -160,10 +160,10 @@ def depends(function, x, t):
     ],
     "exercise-leak": [
         ("return different", "different[:t] = False\n    return different",
-         "sees 2 ahead, character 7 of 12 changed: expected 5, got 7"),
-        ("X.clone()", "X", "changes the tensor that it is given|expected 5, got 12"),
-        (" if different.any() else X.shape[1]", "", "sees nothing, .* index 0 is out of bounds"),
-        ("X[:, t] % 4 + 1", "1", "in row 3 only, .* expected 4, got 7"),
+         "sees 2 ahead, X, 7\): expected 5, got 7"),
+        ("X.clone()", "X", "changes the tensor that it is given"),
+        (" if different.any() else X.shape[1]", "", "sees nothing, .* fails: index 0 is out of bounds"),
+        ("X[:, t] % 4 + 1", "1", "in row 1 only, .* expected 4, got 7"),
         ("X[:, t] % 4 + 1", "X[:, t] + 1", "Class values must be smaller than num_classes"),
     ],
     "exercise-ring": [
@@ -183,7 +183,7 @@ def depends(function, x, t):
         (".mean()", "", r"luck\(1, 2.0\): expected one number, 0, got \["),
     ],
     "exercise-first": [
-        (".nanmean()", ".nanmean(1).mean()", r"\(1 \+ 2 \+ 3 \+ 4\) / 4: expected 2.5, got 2$"),
+        (".nanmean()", ".nanmean(1).mean()", r"expected 2.5, got 2; by hand \(1 \+ 2 \+ 3 \+ 4\) / 4"),
         ("nanmean", "mean", "expected 2.5, got nan"),
         ("losses[:, 1:]", "losses[1:]", "expected 2.5, got 4.5"),
         ("return", "losses[:, 0] = 0\n    return", "changes the tensor that it is given"),
@@ -197,10 +197,8 @@ def depends(function, x, t):
     ],
     "exercise-batched": [
         ("alive, ids = alive[going], ids[going]", "ids = ids * going",
-         r"expected names \[1\] and \[2, 3\] only|2,000 calls of probs and no end"),
-        ("probs(ids), 1)[:, 0]", "probs(ids), 1)",
-         r"probs expects \(M,\) int64, got \(\d+, 1\)|too many indices|fails"),
-        ("return names", "return [[1], [2, 3]] * (n // 2)", "leave out|names|calls"),
+         "2,000 calls of probs and no end"),
+        ("probs(ids), 1)[:, 0]", "probs(ids), 1)", "fails: too many indices for tensor"),
         (None, "def draw_names(probs, n):\n    return [[1], [2, 3]] * (n // 2)",
          "calls of probs: expected 3, got 0"),
         (None, """
@@ -315,7 +313,7 @@ def test_exercises_have_their_form():
                 assert "<summary>Hint, if " in body, title[0]
                 assert "<summary>Solution</summary>\n\n```python" in body, title[0]
             else:
-                summary, most = {"concept": ("Answer", 150), "reflection": ("One answer", 350)}[kind]
+                summary, most = ("Answer", 150) if kind == "concept" else ("One answer", 350)
                 answer, = re.findall(rf"<summary>{summary}</summary>(.+?)</details>", body, re.S)
                 assert len(answer.split()) <= most, title[0]
                 assert kind == "concept" or "\nSources: " in answer, title[0]

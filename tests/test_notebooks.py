@@ -80,8 +80,9 @@ def test_begins_with_the_parameters_and_one_setup_and_then_teaches(path):
     for cell in others:
         assert "parameters" not in tags(cell)
         assert len(cell.source.splitlines()) <= 30, cell.id
-        assert not re.search(r"\bcapped\(|\bQUICK\b|sys\.path|^\s*assert\b|KeyboardInterrupt",
-                             cell.source, re.M), cell.id
+        if cell.id != "test":        # where notebook 03 teaches how to write a test
+            assert not re.search(r"\bcapped\(|\bQUICK\b|sys\.path|^\s*assert\b|KeyboardInterrupt",
+                                 cell.source, re.M), cell.id
 
 
 @pytest.mark.parametrize("path", [*PATHS, *ROOT.glob("*.md"), *ROOT.glob("*/*.md")],

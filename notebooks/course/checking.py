@@ -73,13 +73,16 @@ def same_number(where, got, expected, tolerance=1e-6, note=lambda got: ""):
 
 def shape(value):
     """A tensor's shape, or for anything else its type."""
-    return tuple(value.shape) if torch.is_tensor(value) else f"a {type(value).__name__}"
+    if torch.is_tensor(value):
+        return tuple(value.shape)
+    return None if value is None else f"a {type(value).__name__}"
 
 
 def same_tensor(where, got, expected, tolerance=1e-4):
     """End the check unless `got` is a tensor of the shape and the numbers of `expected`."""
     if shape(got) != shape(expected):
         wrong(f"{where}: expected the shape {shape(expected)}, got {shape(got)}")
+    got, expected = got.detach(), expected.detach()
     apart = (got - expected).abs()
     if not apart.max() <= tolerance:                                     # as is NaN
         start = max(0, int((~(apart <= tolerance)).flatten().nonzero()[0]) - 1)

@@ -52,7 +52,7 @@ def check_count(count):
     for sizes in ((27, 3, 10, 200), (27, 8, 10, 200), (5, 2, 3, 4)):
         expected = count_parameters(helpers.make_mlp(*sizes))
         same_number(*case(count, *sizes), expected, 0, lambda got, expected=expected:
-                    f", {shown(abs(got - expected))} too {'many' if got > expected else 'few'}")
+                    f" ({shown(abs(got - expected))} too {'many' if got > expected else 'few'})")
     return f"a context of 16 would have {count(27, 16, 10, 200):,} parameters"
 
 
@@ -100,7 +100,7 @@ def check_joins_neighbours(joins_neighbours):
         if call(where, bool, got) != (i < 2):
             wrong(f"{where}: expected {i < 2}, got {got}")
         shares[label] = f"{(join(x) == joins['one reshape'](x)).float().mean():.0%}"
-    return f"all six have the right shape, and as many numbers in their place: {shares}"
+    return f"all six give the right shape; share of numbers in the right place: {shares}"
 
 
 @check
@@ -186,13 +186,14 @@ def check_activations(activations, model, X):
 def check_fold(fold, net):
     """06: one Linear that does what a Linear and a BatchNorm1d do in evaluation."""
     torch.manual_seed(1)
-    linear, norm, x = nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4, eps=0.1), torch.randn(8, 6)
+    linear, norm = nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4, eps=0.1)
     where = "fold(Linear(6, 4), BatchNorm1d(4))"
     with torch.no_grad():
         for tensor in (norm.weight, norm.bias, norm.running_mean):
             tensor.uniform_(1, 3)
         norm.running_var.uniform_(0.1, 4)
-        expected, bias = norm.eval()(linear(x)), norm(linear(torch.zeros(1, 6)))[0]
+        expected = norm.eval()(linear(x := torch.randn(8, 6)))
+        bias = norm(linear(torch.zeros(1, 6)))[0]
         weight = (norm(linear(torch.eye(6))) - bias).T
         folded = call(where, fold, linear, norm)
         if not torch.equal(norm(linear(x)), expected):
@@ -312,13 +313,13 @@ def check_first_leak(first_leak):
             return x + torch.isin(torch.arange(4), rows)[:, None, None] * x.roll(-n, 1)
         return network
 
-    networks = {"one that sees 2 ahead": (5, ahead(2, torch.arange(4))),
-                "one that sees nothing": (12, lambda X: torch.zeros(4, 12, 6)),
+    networks = {"a network that sees 2 ahead": (5, ahead(2, torch.arange(4))),
+                "a network that sees nothing": (12, lambda X: torch.zeros(4, 12, 6)),
                 "a WaveNet": (7, wavenet.WaveNet(5, 4, 32, [1, 2, 4]))}
-    networks |= {f"one that sees 3 ahead in row {row} only": (4, ahead(3, torch.tensor([row])))
-                 for row in range(4)}
+    networks |= {f"a network that sees 3 ahead in row {i} only": (4, ahead(3, torch.tensor([i])))
+                 for i in range(4)}
     for label, (expected, network) in networks.items():
-        where = f"first_leak of {label}, character 7 of 12 changed"
+        where = f"first_leak({label}, X, 7)"
         same_number(where, call(where, first_leak, network, X, 7), expected, 0)
     return "on seven networks; the WaveNet among them gives 7, it sees nothing ahead"
 
@@ -367,7 +368,7 @@ def check_without_first(without_first, losses):
             ([[5.0, 3.0, 1.0]], "(3 + 1) / 2", 2.0)):
         where = f"without_first({rows})"
         got = call(where, without_first, torch.tensor(rows))
-        same_number(f"{where}, {by_hand}", got, expected)
+        same_number(where, got, expected, note=lambda got, by_hand=by_hand: f"; by hand {by_hand}")
     return f"{losses.nanmean():.3f} becomes {without_first(losses):.3f}, and nothing was learned"
 
 
@@ -398,6 +399,7 @@ def check_draw_names(draw_names):
             raise RuntimeError("2,000 calls of probs and no end; the longest name needs 3")
         return table[ids]
 
+    torch.manual_seed(0)
     names = call(where, draw_names, probs, 300)
     if not isinstance(names, list) or len(names) != 300:
         wrong(f"{where}: expected a list of 300 names, got {shape(names)} of {len(names)}")
