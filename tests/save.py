@@ -87,6 +87,12 @@ def repeatable(cell, outputs):
     return (LOSSES if "nbval-ignore-output" in tags(cell) else NUMBERS).findall(text)
 
 
+def losses(outputs):
+    """The losses of six decimals that a cell prints, as numbers."""
+    return [float(found.split()[1]) for found in LOSSES.findall(
+        output_text(nbformat.NotebookNode(outputs=outputs)))]
+
+
 def executed(nb, folder):
     """The notebook after a full run in `folder`."""
     done = subprocess.run(

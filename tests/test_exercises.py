@@ -160,9 +160,9 @@ def depends(function, x, t):
     ],
     "exercise-leak": [
         ("return different", "different[:t] = False\n    return different",
-         "sees 2 ahead, X, 7\): expected 5, got 7"),
+         r"sees 2 ahead, X, 7\): expected 5, got 7"),
         ("X.clone()", "X", "changes the tensor that it is given"),
-        (" if different.any() else X.shape[1]", "", "sees nothing, .* fails: index 0 is out of bounds"),
+        (" if different.any() else X.shape[1]", "", "sees nothing, .* fails: index 0 is out of"),
         ("X[:, t] % 4 + 1", "1", "in row 1 only, .* expected 4, got 7"),
         ("X[:, t] % 4 + 1", "X[:, t] + 1", "Class values must be smaller than num_classes"),
     ],
@@ -183,7 +183,7 @@ def depends(function, x, t):
         (".mean()", "", r"luck\(1, 2.0\): expected one number, 0, got \["),
     ],
     "exercise-first": [
-        (".nanmean()", ".nanmean(1).mean()", r"expected 2.5, got 2; by hand \(1 \+ 2 \+ 3 \+ 4\) / 4"),
+        (".nanmean()", ".nanmean(1).mean()", r"expected 2.5, got 2; by hand \(1 \+ 2"),
         ("nanmean", "mean", "expected 2.5, got nan"),
         ("losses[:, 1:]", "losses[1:]", "expected 2.5, got 4.5"),
         ("return", "losses[:, 0] = 0\n    return", "changes the tensor that it is given"),

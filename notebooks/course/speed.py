@@ -1,10 +1,9 @@
 """Behind notebook 10: repetitions, peak memory and torch.compile, each in a process of its own."""
 
-import contextlib
 import json
 import os
+import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -44,8 +43,8 @@ def repeats():
 
 def thread_counts():
     """[1, 2] where two threads can run at once, else [1]."""
-    one = helpers.QUICK or os.cpu_count() == 1 or os.environ.get("OMP_NUM_THREADS") == "1"
-    return [1] if one else [1, 2]
+    alone = helpers.QUICK or os.cpu_count() == 1 or os.environ.get("OMP_NUM_THREADS") == "1"
+    return [1] if alone else [1, 2]
 
 
 class NotMeasured(Exception):
@@ -55,28 +54,19 @@ class NotMeasured(Exception):
 def child(job, timeout=300, env=None, **options):
     """What `job(**options)` of this module returns, from a Python process of its own.
 
-    Options and result go through JSON. Raises NotMeasured if the process fails or takes longer than
-    `timeout` seconds; it is ended then, with all that it started.
+    Options and result go through JSON. NotMeasured if it fails or runs longer than `timeout` s.
     """
-    posix = os.name == "posix"
     path = [str(helpers.ROOT), str(helpers.ROOT / "notebooks"), os.environ.get("PYTHONPATH", "")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "course.speed", job, json.dumps(options)], text=True,
-        start_new_session=posix, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))} | (env or {}))
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))} | (env or {})
+    command = [sys.executable, "-m", "course.speed", job, json.dumps(options)]
     try:
-        out, err = process.communicate(timeout=timeout)
-    except BaseException as error:                    # an interrupt, too, leaves nothing behind
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL) if posix else process.kill()
-        process.communicate()
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise NotMeasured(f"{job} took longer than {timeout} seconds") from None
-        raise
-    if process.returncode:
-        last = (err.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+        done = subprocess.run(command, env=env, timeout=timeout, capture_output=True, text=True)
+    except subprocess.TimeoutExpired:
+        raise NotMeasured(f"{job} took longer than {timeout} seconds") from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise NotMeasured(f"{job} failed: {last[:300]}")
-    return json.loads(out.strip().splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def peak_memories(jobs, **setting):
@@ -93,13 +83,10 @@ def peak_memories(jobs, **setting):
 def peak_memory():
     """The most memory that this process has held at once, in MB (10^6 bytes)."""
     # ru_maxrss of a child begins with that of its parent; Linux's own figure does not.
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e6
-    info = psutil.Process().memory_info()
-    if hasattr(info, "peak_wset"):
-        return info.peak_wset / 1e6
+    if (status := Path("/proc/self/status")).exists():
+        return int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) * 1024 / 1e6
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 1e6
     import resource  # on macOS, in bytes
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -120,20 +107,15 @@ def use_memory(work, way, names_file, block_size, n_embd, n_hidden, stack, steps
     if work == "training" and way == "lecture":
         helpers.train(tree, *helpers.build_dataset(train, block_size, stoi), max_steps=steps)
     elif work == "training":
-        optimizer = torch.optim.AdamW(net.parameters(), fused=True)
         batches = models.length_batches(*wavenet.encode_names(train, stoi), 64)
-        fitting.fit(net, batches, optimizer, steps)
+        fitting.fit(net, batches, torch.optim.AdamW(net.parameters(), fused=True), steps)
     elif work == "evaluating":
         X, Y = (t[:windows] for t in helpers.build_dataset(train, block_size, stoi))
-        if way == "ours":
-            helpers.split_loss(tree, X, Y)
-        else:
-            with helpers.mode(tree, training=False), torch.no_grad():
-                F.cross_entropy(tree(X), Y)
-    elif work == "sampling" and way == "ours":
-        wavenet.generate(net, itos, names)
-    elif work == "sampling":
+        helpers.split_loss(tree, X, Y, *[windows] * (way == "lecture"))         # all at once
+    elif work == "sampling" and way == "lecture":
         lecture_names(tree, block_size, itos, min(names, 50))
+    elif work == "sampling":
+        wavenet.generate(net, itos, names)
     return peak_memory()
 
 
@@ -155,18 +137,13 @@ def lecture_names(model, block_size, itos, n, generator=None, max_length=100):
     return names
 
 
-def compiler():
-    """The C++ compiler that torch.compile would call, or None."""
-    names = [os.environ.get("CXX"), *(["cl"] if os.name == "nt" else ["g++", "clang++", "c++"])]
-    return next((path for name in names if name and (path := shutil.which(name))), None)
-
-
 def compile_times(timeout=240, **sizes):
     """The rows of time_compiled from a process of its own; if there are none, it prints why."""
+    usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
     try:
         if helpers.QUICK:
             raise NotMeasured("quick mode compiles nothing")
-        if compiler() is None:
+        if not shutil.which(os.environ.get("CXX", usual)):
             raise NotMeasured("no C++ compiler was found, and torch.compile needs one")
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
             return child("time_compiled", timeout, {"TORCHINDUCTOR_CACHE_DIR": cache,
@@ -182,40 +159,37 @@ def time_compiled(vocab_size, block_size, n_embd, n_hidden, batch_sizes, steps, 
     `difference` is the largest between the losses of 20 steps of the two.
     """
     torch.set_num_threads(1)
+
+    def trained(X, compiles):
+        """A function that trains a new tree for some steps: (seconds, losses)."""
+        torch.manual_seed(1)
+        tree = models.small_head(models.TreeNet(vocab_size, block_size, n_embd, n_hidden))
+        optimizer = torch.optim.SGD(tree.parameters(), lr=0.1, fused=True)
+        model = torch.compile(tree) if compiles else tree
+
+        def train(steps):
+            losses, t0 = [], time.perf_counter()
+            for x in X[:steps]:
+                loss = F.cross_entropy(model(x), x[:, 0])
+                losses.append(loss.item())
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            return time.perf_counter() - t0, losses
+        return train
+
     rows = []
     for batch_size in batch_sizes:
         torch.manual_seed(0)
         X = torch.randint(vocab_size, (steps, batch_size, block_size))
-        Y, runs = X[:, :, 0], []
-        for wrap in (lambda model: model, torch.compile):
-            torch.manual_seed(1)
-            model = models.small_head(models.TreeNet(vocab_size, block_size, n_embd, n_hidden))
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
-            runs.append((wrap(model), optimizer))
-        t0 = time.perf_counter()
-        losses = [_sgd(*run, X[:20], Y[:20]) for run in reversed(runs)]
-        compiling, times = time.perf_counter() - t0, {run: [] for run in runs}
-        for _ in range(rounds):
-            for run in runs:
-                t0 = time.perf_counter()
-                _sgd(*run, X, Y)
-                times[run].append((time.perf_counter() - t0) / steps)
-        plain, compiled = map(min, times.values())
+        runs = [trained(X, compiles) for compiles in (False, True)]
+        (_, a), (compiling, b) = [train(20) for train in runs]
+        times = [[train(steps)[0] / steps for train in runs] for _ in range(rounds)]
+        plain, compiled = map(min, zip(*times, strict=True))
         rows.append({"batch": batch_size, "plain": plain, "compiled": compiled,
                      "compiling": compiling,
-                     "difference": max(abs(a - b) for a, b in zip(*losses, strict=True))})
+                     "difference": max(abs(x - y) for x, y in zip(a, b, strict=True))})
     return rows
-
-
-def _sgd(model, optimizer, X, Y):
-    losses = []
-    for x, y in zip(X, Y, strict=True):
-        loss = F.cross_entropy(model(x), y)
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return losses
 
 
 if __name__ == "__main__":
