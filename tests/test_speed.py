@@ -8,6 +8,7 @@ from course import models, speed, wavenet
 from course.fitting import PAD
 
 WORDS = ["ada", "eve", "ida", "emma", "nina", "otto", "anna", "adam", "edna", "dean"] * 4
+NAMES = wavenet.encode_names(WORDS, helpers.build_vocab(WORDS)[0])
 
 
 @pytest.fixture
@@ -19,25 +20,19 @@ def stack():
 def test_the_stack_is_causal_and_sees_its_field(stack):
     X = torch.randint(1, 27, (1, 20))
     embedded = stack.embedding(X).detach().requires_grad_()
-    x = embedded
-    for layer in stack.layers:
-        x = layer(x, models.Rows())
-    grad, = torch.autograd.grad(x[0, 12].pow(2).sum(), embedded)
-    seen = grad[0].abs().sum(1).nonzero().flatten().tolist()
-    assert seen == list(range(13 - stack.receptive_field, 13))
+    stack.embedding.register_forward_hook(lambda *args: embedded)
+    grad, = torch.autograd.grad(stack(X)[0, 12].pow(2).sum(), embedded)
+    assert grad[0].abs().sum(1).nonzero().flatten().tolist() == list(range(5, 13))
     assert stack.receptive_field == 8
 
 
 def test_the_stack_is_the_same_by_rows_by_masks_and_from_rings(stack):
-    stoi, _ = helpers.build_vocab(WORDS)
-    X, Y = wavenet.encode_names(WORDS, stoi)
+    X, Y = NAMES
     with torch.no_grad():
-        rows = stack(X)[Y != PAD]
-        masks = stack(X, [wavenet.WordHistory(X)] * 3)[Y != PAD]
+        rows, masks = stack(X), stack(X, [wavenet.WordHistory(X)] * 3)
         rings = wavenet.ring_buffers(stack, len(X))
-        ringed = torch.stack([stack(x, rings) for x in X.T], dim=1)[Y != PAD]
-    assert (rows - masks).abs().max() < 1e-5
-    assert (rows - ringed).abs().max() < 1e-5
+        ringed = torch.stack([stack(x, rings) for x in X.T], dim=1)
+    assert all((rows - other)[Y != PAD].abs().max() < 1e-5 for other in (masks, ringed))
 
 
 def test_the_stack_of_the_race_has_76_275_parameters_and_all_get_a_gradient():
@@ -48,16 +43,14 @@ def test_the_stack_of_the_race_has_76_275_parameters_and_all_get_a_gradient():
 
 
 def test_length_batches_have_every_name_once_an_epoch_and_change_with_the_epoch():
-    stoi, _ = helpers.build_vocab(WORDS)
-    X, Y = wavenet.encode_names(WORDS, stoi)
-    batches = models.length_batches(X, Y, 6)
+    X, batches = NAMES[0], models.length_batches(*NAMES, 6)
     epochs = [[next(batches) for _ in range(7)] for _ in range(2)]
     for epoch in epochs:
-        rows = [tuple(row[row != 0].tolist()) for x, _ in epoch for row in x]
-        assert sorted(rows) == sorted(tuple(row[row != 0].tolist()) for row in X)
+        rows = [row[row != 0].tolist() for x, _ in epoch for row in x]
+        assert sorted(rows) == sorted(row[row != 0].tolist() for row in X)
         assert sum((y == PAD).sum() for _, y in epoch) <= 6
-    assert any(a[0].shape != b[0].shape or not torch.equal(a[0], b[0])
-               for a, b in zip(*epochs, strict=True))
+    first, second = ([x.tolist() for x, _ in epoch] for epoch in epochs)
+    assert first != second
 
 
 SETTING = {"names_file": "data/names.txt", "block_size": 4, "n_embd": 4, "n_hidden": 8,
@@ -74,8 +67,7 @@ def test_every_work_is_measured(work, way):
 def test_a_child_counts_its_own_memory_and_not_that_of_its_parent():
     held = torch.ones(100_000_000)                       # 400 MB
     found = speed.peak_memories([("nothing", "ours")], **SETTING)
-    assert found["nothing", "ours"] < speed.peak_memory() - 300
-    assert held.sum() > 0
+    assert found["nothing", "ours"] < speed.peak_memory() - 300, len(held)
 
 
 def test_a_child_that_fails_or_hangs_says_why(capsys):
@@ -88,8 +80,9 @@ def test_a_child_that_fails_or_hangs_says_why(capsys):
     assert "a, b was not measured: use_memory failed" in capsys.readouterr().out
 
 
-def test_without_a_compiler_nothing_is_compiled(monkeypatch, capsys):
+def test_without_a_compiler_nothing_is_compiled(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(helpers, "QUICK", False)
-    monkeypatch.setattr(speed, "compiler", lambda: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
     assert speed.compile_times() == []
     assert "no C++ compiler was found" in capsys.readouterr().out

@@ -166,7 +166,7 @@ def draw_runs(runs):
         x, every = np.arange(len(losses) - len(smooth), len(losses)) + 1, len(smooth) // 2000 + 1
         ax.plot(x[::every], smooth[::every], color=plots.COLORS[k], lw=1.2, label=names[i - 1])
         ax.plot(*np.array([(0, math.nan), *r.looks]).T, "os^DvPX"[k], color=plots.COLORS[k])
-    ax.set_ylim(top=min(ax.get_ylim()[1], ax.get_ylim()[0] + 1.5))                  # a curve that flies off is cut off
+    ax.set_ylim(top=min(ax.get_ylim()[1], ax.get_ylim()[0] + 1.5))  # where one flies off
     best = min(runs, key=lambda r: (math.isnan(r.val), r.val))
     ax.set(xlabel="step", ylabel="loss (nats per character)",
            title=f"The lowest val is {best.val:.3f}: {names[runs.index(best)]}")
