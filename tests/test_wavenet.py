@@ -1,330 +1,197 @@
-"""Checks of the WaveNet in helpers.py, of training on whole names and of cached generation."""
-
-import itertools
-import math
+"""course.fitting, course.wavenet and course.models."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import helpers
-from helpers import PAD, CausalConv1d, RingBuffer, WaveNet, WholeWords
+from course import fitting, models, wavenet
 
-ITOS = dict(enumerate(".abcdefg"))
-STOI = {ch: i for i, ch in ITOS.items()}
-WORDS = ["ab", "gfedcba", "c", "abcabc", "dead", "bag", "age", "face"]
-SWITCHES = [dict(zip(("residual", "gate", "skip", "head"), values, strict=True))
-            for values in itertools.product([False, True], repeat=4)]
+STOI = {ch: i for i, ch in enumerate(".abcdefghijklmnopqrstuvwxyz")}
+ITOS = {i: ch for ch, i in STOI.items()}
+WORDS = ["emma", "ada", "eve", "ida", "nina", "otto", "anna", "adam", "edna", "dean"]
 
 
-@pytest.fixture(autouse=True)
-def same_start():
-    torch.manual_seed(0)
+@pytest.fixture
+def net():
+    torch.manual_seed(1)
+    return wavenet.WaveNet(27, 8, 12, [1, 2, 4])
 
 
-def wavenet(**options):
-    dilations = options.pop("dilations", [1, 2, 4])
-    model = WaveNet(len(ITOS), 6, 10, dilations, **options)
-    return model.eval()
+@pytest.fixture
+def names():
+    return wavenet.encode_names(WORDS, STOI)
 
 
-def rows(N=4, L=20):
-    """Rows of one long word each."""
-    X = torch.randint(1, len(ITOS), (N, L))
-    X[:, 0] = 0
-    return X
-
-
-# ------------------------------------------------------------------------------ whole names
-
-
-def test_encode_names_by_hand():
-    X, Y = helpers.encode_names(["ab", "c"], STOI)
+def test_names_are_encoded_by_hand():
+    X, Y = wavenet.encode_names(["ab", "c"], STOI)
     assert X.tolist() == [[0, 1, 2], [0, 3, 0]]
-    assert Y.tolist() == [[1, 2, 0], [3, 0, PAD]]
-    assert X.dtype == Y.dtype == torch.int64
+    assert Y.tolist() == [[1, 2, 0], [3, 0, -1]]
 
 
-def test_encode_names_has_the_positions_of_the_windows():
-    _, Y = helpers.encode_names(WORDS, STOI)
-    _, targets = helpers.build_dataset(WORDS, 8, STOI)
-    assert torch.equal(Y[Y != PAD], targets)
+def test_packed_padded_and_one_by_one_are_the_same(net, names):
+    X, Y = names
+    losses = [wavenet.name_loss(net, X, Y, chunk, packed)
+              for chunk, packed in ((4, True), (100, True), (3, False))]
+    each = [wavenet.name_loss(net, *wavenet.encode_names([w], STOI)) * (len(w) + 1) for w in WORDS]
+    assert losses == pytest.approx([sum(each) / sum(len(w) + 1 for w in WORDS)] * 3, abs=1e-6)
 
 
-def test_encode_names_says_what_is_wrong():
-    with pytest.raises(ValueError, match="no words"):
-        helpers.encode_names([], STOI)
-    with pytest.raises(ValueError, match="'x' is not in the vocabulary"):
-        helpers.encode_names(["ax"], STOI)
+def test_every_parameter_of_a_wavenet_gets_a_gradient(net, names):
+    fitting.position_loss(net(names[0]), names[1]).backward()
+    assert all(p.grad is not None and p.grad.any() for p in net.parameters())
 
 
-def test_window_batches_gives_every_row_once_an_epoch_in_another_order():
-    X = torch.arange(10)[:, None]
-    batches = helpers.window_batches(X, X[:, 0], 4)
-    epochs = [torch.cat([next(batches)[1] for _ in range(3)]).tolist() for _ in range(2)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10))
-    assert epochs[0] != epochs[1]
-
-
-@pytest.mark.parametrize("packed", [True, False])
-def test_name_batches_keeps_every_character(packed):
-    X, Y = helpers.encode_names(WORDS, STOI)
-    batches = helpers.name_batches(X, Y, 3, packed)
+@pytest.mark.parametrize("kernel_size", [2, 3])
+def test_a_wavenet_sees_its_receptive_field_and_no_later_position(kernel_size):
+    torch.manual_seed(1)
+    net = wavenet.WaveNet(27, 8, 12, [1, 2], kernel_size=kernel_size)
+    X = torch.randint(1, 27, (1, 20))
     seen = []
-    for _ in range(3):
-        x, y = next(batches)
-        assert x.shape == y.shape
-        assert not packed or (len(x) == 1 and (y != PAD).all())
-        starts = (x == 0).nonzero().tolist() if packed else [(i, 0) for i in range(len(x))]
-        for row, place in starts:
-            word = y[row, place:].tolist()
-            seen.append("".join(ITOS[i] for i in word[: word.index(0)]))
-    assert sorted(seen) == sorted(WORDS)
+    net.embedding.register_forward_hook(lambda *args: seen.append(args[2]))
+    grad, = torch.autograd.grad(net(X)[0, 12].pow(2).sum(), seen)
+    positions = grad[0].abs().sum(1).nonzero().flatten().tolist()
+    assert positions == list(range(13 - net.receptive_field, 13))
 
 
-def test_name_loss_is_the_mean_over_all_characters():
-    X, Y = helpers.encode_names(WORDS, STOI)
-    model = wavenet(dropout=0.5)
-    losses = [F.cross_entropy(model(x[None, :n])[0], y[:n], reduction="none")
-              for x, y, n in zip(X, Y, (Y != PAD).sum(1), strict=True)]
-    expected = torch.cat(losses).mean().item()
-    assert abs(expected - torch.stack([part.mean() for part in losses]).mean()) > 1e-3
-    model.train()
-    for packed, chunk in itertools.product([True, False], [1, 3, 1024]):
-        assert abs(helpers.name_loss(model, X, Y, chunk, packed) - expected) < 1e-5
-    assert all(m.training for m in model.modules())
-
-
-def test_position_loss_wants_a_prediction_for_each_target():
-    with pytest.raises(ValueError, match=r"expected \(2, 3, 8\)"):
-        helpers.position_loss(torch.zeros(2, 8), torch.zeros(2, 3, dtype=torch.int64))
-
-
-# ---------------------------------------------------------------------------------- training
-
-
-def data():
-    X, Y = helpers.encode_names(WORDS, STOI)
-    return helpers.name_batches(X, Y, 4)
-
-
-def test_fit_is_a_bare_loop():
-    model, other = wavenet().train(), wavenet().train()
-    other.load_state_dict(model.state_dict())
-    optimizers = [torch.optim.AdamW(m.parameters(), lr=0.01) for m in (model, other)]
-    schedules = [torch.optim.lr_scheduler.StepLR(o, 2, 0.1) for o in optimizers]
-    torch.manual_seed(1)
-    losses = helpers.fit(model, data(), optimizers[0], 5, schedule=schedules[0])
-    torch.manual_seed(1)
-    expected = []
-    for X, Y in itertools.islice(data(), 5):
-        loss = F.cross_entropy(other(X)[0], Y[0])
-        expected.append(loss.item())
-        optimizers[1].zero_grad()
-        loss.backward()
-        optimizers[1].step()
-        schedules[1].step()
-    assert losses == pytest.approx(expected, abs=1e-5)
-    for p, q in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.allclose(p, q, atol=1e-5)
-
-
-@pytest.mark.parametrize("stop", [None, 3])
-def test_fit_ends_with_the_average_of_the_weights(stop):
-    model, kept, average = wavenet(), [], 0.5
-
-    def look(step):
-        kept.append([p.detach().clone() for p in model.parameters()])
-        if step == stop:
-            raise KeyboardInterrupt
-
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    losses = helpers.fit(model, data(), optimizer, 4, average=average, every=1, callback=look)
-    assert len(losses) == (stop or 4)
-    expected = kept[0]
-    for n, weights in enumerate(kept[1:], start=1):
-        share = max(1 - average, 1 / (n + 1))
-        expected = [old.lerp(new, share) for old, new in zip(expected, weights, strict=True)]
-    for p, q in zip(model.parameters(), expected, strict=True):
-        assert torch.allclose(p, q, atol=1e-6)
-
-
-def test_fit_stops_before_a_loss_that_is_no_number_reaches_the_weights(capsys):
-    model = wavenet()
-    batches = itertools.chain(itertools.islice(data(), 2), iter([None]))
-
-    def spoiled():
-        yield next(batches)
-        yield next(batches)
-        with torch.no_grad():
-            model.head[-1].bias[0] = math.nan
-        yield next(data())
-
-    losses = helpers.fit(model, spoiled(), torch.optim.SGD(model.parameters(), lr=0.1), 9)
-    assert [math.isfinite(loss) for loss in losses] == [True, True, False]
-    assert "Lower the learning rate" in capsys.readouterr().out
-    assert all(p.isfinite().all() for p in model.layers.parameters())
-
-
-def test_fit_restores_flags_and_threads_and_refuses_bad_values():
-    model, before = wavenet(), torch.get_num_threads()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    helpers.fit(model, data(), optimizer, 1)
-    assert not model.training
-    assert torch.get_num_threads() == before
-    for average in (0, 1, 1.5):
-        with pytest.raises(ValueError, match="average is"):
-            helpers.fit(model, data(), optimizer, 1, average=average)
-    with pytest.raises(ValueError, match="max_steps is 0"):
-        helpers.fit(model, data(), optimizer, 0)
-    with pytest.raises(ValueError, match="every is None"):
-        helpers.fit(model, data(), optimizer, 1, callback=print)
-
-
-# ------------------------------------------------------------------------------- the network
-
-
-@pytest.mark.parametrize("kernel_size", [2, 3])
-@pytest.mark.parametrize("dilation", [1, 3, 30])
-def test_causal_conv_is_torchs(kernel_size, dilation):
-    ours = CausalConv1d(5, 7, dilation, kernel_size)
-    theirs = torch.nn.Conv1d(5, 7, kernel_size, dilation=dilation)
-    X, x = rows(2), torch.randn(2, 20, 5)
+def test_ring_buffers_give_what_whole_names_give(net, names):
+    X, Y = names
     with torch.no_grad():
-        theirs.weight[:] = ours.linear.weight.view(7, kernel_size, 5).transpose(1, 2)
-        theirs.bias[:] = ours.linear.bias
-        padded = F.pad(x.transpose(1, 2), ((kernel_size - 1) * dilation, 0))
-        assert torch.allclose(ours(x, WholeWords(X)), theirs(padded).transpose(1, 2), atol=1e-5)
+        rings = wavenet.ring_buffers(net, len(X))
+        ringed = torch.stack([net(x, rings) for x in X.T], dim=1)
+        assert (ringed - net(X))[Y != fitting.PAD].abs().max() < 1e-5
+        with pytest.raises(ValueError, match="zip"):
+            net(X[:, 0], wavenet.ring_buffers(net, len(X))[:-1])      # too few
 
 
-@pytest.mark.parametrize("options", [
-    {"kernel_size": 1}, {"kernel_size": 2.0}, {"dilation": 0}, {"dilation": -1},
-    {"dilation": True}, {"C_in": 0}, {"C_out": 0}])
-def test_causal_conv_refuses(options):
-    name, value = next(iter(options.items()))
-    with pytest.raises(ValueError, match=f"{name} is {value!r}; expected an integer"):
-        CausalConv1d(**{"C_in": 3, "C_out": 3} | options)
-
-
-@pytest.mark.parametrize("switches", SWITCHES, ids=str)
-def test_every_parameter_gets_a_gradient(switches):
-    model = wavenet(**switches)
-    model(rows()).pow(2).sum().backward()
-    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-@pytest.mark.parametrize("switches", SWITCHES, ids=str)
-def test_no_future_leaks(switches):
-    model, X = wavenet(**switches), rows()
-    changed = X.clone()
-    changed[:, 12:] = X[:, 12:] % 7 + 1
-    with torch.no_grad():
-        assert torch.equal(model(X)[:, :12], model(changed)[:, :12])
-        assert not torch.equal(model(X)[:, 12:], model(changed)[:, 12:])
-
-
-@pytest.mark.parametrize(("dilations", "kernel_size"), [
-    ([1], 2), ([1, 2, 4], 2), ([1, 2, 4, 1, 2], 2), ([3], 4), ([1, 3], 3)])
-def test_receptive_field_by_changing_one_character(dilations, kernel_size):
-    model, X = wavenet(dilations=dilations, kernel_size=kernel_size), rows(1, 40)
-    field = model.receptive_field
-    with torch.no_grad():
-        before = model(X)[0, -1]
-        for back in range(1, 39):
-            changed = X.clone()
-            changed[0, -1 - back] = X[0, -1 - back] % 7 + 1
-            if back >= field:
-                assert torch.equal(model(changed)[0, -1], before)
-        changed[0, -field] = X[0, -field] % 7 + 1
-        assert not torch.equal(model(changed)[0, -1], before)
-
-
-@pytest.mark.parametrize("switches", SWITCHES, ids=str)
-def test_nose_to_tail_is_a_row_each(switches):
-    model = wavenet(**switches)
-    X, Y = helpers.encode_names(WORDS, STOI)
-    real = Y != PAD
-    with torch.no_grad():
-        assert torch.allclose(model(X)[real], model(X[real][None])[0], atol=1e-5)
-
-
-@pytest.mark.parametrize("kernel_size", [2, 3])
-@pytest.mark.parametrize("switches", SWITCHES, ids=str)
-def test_ring_buffers_give_the_logits_of_whole_words(switches, kernel_size):
-    model, X = wavenet(kernel_size=kernel_size, **switches), rows()
-    rings = helpers.ring_buffers(model, len(X))
-    with torch.no_grad():
-        cached = torch.stack([model(ids, rings) for ids in X.T], dim=1)
-        assert torch.allclose(cached, model(X), atol=1e-5)
-
-
-def test_ring_buffer_by_hand():
-    ring = RingBuffer(3, 2, 1)
-    got = [ring(torch.full((2, 1), value), [3, 1]) for value in (1.0, 2.0, 3.0, 4.0, 5.0)]
-    assert [tuple(tap[0].item() for tap in taps) for taps in got] == [
-        (0, 0), (0, 1), (0, 2), (1, 3), (2, 4)]
-    ring.keep(torch.tensor([False, True]))
-    assert ring.values.shape == (3, 1, 1)
-
-
-@pytest.mark.filterwarnings("ignore:Initializing zero-element")
-def test_the_network_says_what_is_wrong():
-    with pytest.raises(ValueError, match=r"dilations is \[\]"):
-        wavenet(dilations=[])
-    with pytest.raises(ValueError, match="n_hidden is 0"):
-        WaveNet(8, 0, 4, [1])
-    with pytest.raises(ValueError, match="n_skip is 0"):
-        WaveNet(8, 4, 0, [1])
-    with pytest.raises(ValueError, match=r"\(0, 5\); expected"):
-        wavenet()(torch.zeros(0, 5, dtype=torch.int64))
-
-
-# ------------------------------------------------------------------------------- generation
-
-
-def slow_greedy(model, prefix, length):
-    ids = [0, *(STOI[ch] for ch in prefix)]
-    with torch.no_grad():
-        while len(ids) <= length:
-            i = model(torch.tensor([ids]))[0, -1].argmax().item()
-            if i == 0:
+def test_generated_names_follow_the_seed_and_the_prefix_and_equal_the_slow_way(net):
+    names = wavenet.generate(net, ITOS, 5, seed=1, prefix="an", max_length=8)
+    assert names == wavenet.generate(net, ITOS, 5, seed=1, prefix="an", max_length=8)
+    assert all(name.startswith("an") and len(name) <= 8 for name in names)
+    generator, slow = torch.Generator().manual_seed(7), ""
+    with helpers.mode(net, False), torch.no_grad():
+        while len(slow) < 8:
+            logits = net(torch.tensor([[0, *map(STOI.get, slow)]]))[:, -1]
+            if not (i := torch.multinomial(logits.softmax(1), 1, generator=generator).item()):
                 break
-            ids.append(i)
-    return "".join(ITOS[i] for i in ids[1:])
+            slow += ITOS[i]
+    assert wavenet.generate(net, ITOS, 1, seed=7, max_length=8) == [slow]
 
 
-@pytest.mark.parametrize("prefix", ["", "a", "gab"])
-def test_generate_follows_the_slow_way(prefix):
-    model = wavenet()
+def test_fit_is_torchs_own_loop(net, names):
+    def optimizer(model):
+        return torch.optim.AdamW(model.parameters(), 1e-2)
+
+    torch.manual_seed(1)
+    theirs = wavenet.WaveNet(27, 8, 12, [1, 2, 4])
+    theirs_optimizer = optimizer(theirs)
+    torch.manual_seed(2)
+    ours = fitting.fit(net, wavenet.name_batches(*names, 4), optimizer(net), 8)
+    torch.manual_seed(2)
+    lossi = []
+    for _, (X, Y) in zip(range(8), wavenet.name_batches(*names, 4), strict=False):
+        loss = F.cross_entropy(theirs(X).flatten(0, 1), Y.flatten(), ignore_index=-1)
+        lossi.append(loss.item())
+        theirs_optimizer.zero_grad()
+        loss.backward()
+        theirs_optimizer.step()
+    assert ours == pytest.approx(lossi, abs=1e-5)
+
+
+def test_batches_that_end_early_are_told(net, names, capsys):
+    batches = [names] * 3
+    assert len(fitting.fit(net, batches, torch.optim.SGD(net.parameters(), 0.1), 9)) == 3
+    assert "The batches ended after 3 of 9 steps" in capsys.readouterr().out
+
+
+def test_an_interrupt_in_fit_leaves_the_losses(net, names, capsys):
+    def interrupt(steps):
+        raise KeyboardInterrupt
+
+    lossi = fitting.fit(net, wavenet.name_batches(*names, 4),
+                        torch.optim.SGD(net.parameters(), 0.1), 9, every=2, callback=interrupt)
+    assert len(lossi) == 2
+    assert "Stopped after 2 steps" in capsys.readouterr().out
+
+
+def test_averaged_weights_get_their_own_statistics():
+    X, Y = helpers.build_dataset(WORDS, 4, STOI)
+    torch.manual_seed(1)
+    net = models.TreeNet(27, 4, 5, 8)
+    fitting.fit(net, [(X, Y)] * 9, torch.optim.SGD(net.parameters(), 0.5), 9, average=0.5)
+    first = net.levels[0]
     with torch.no_grad():
-        model.head[-1].weight *= 20
-    expected = slow_greedy(model, prefix, 30)
-    assert helpers.generate(model, ITOS, 3, temperature=1e-3, prefix=prefix, max_length=30) == (
-        3 * [expected])
+        x = net.embedding(X)
+        joined = first.linear(x.view(len(X), 2, -1)).flatten(0, 1)
+    assert torch.allclose(first.norm.running_mean, joined.mean(0), atol=1e-5)
 
 
-def test_generate_repeats_with_a_seed_and_leaves_all_as_it_was():
-    model = wavenet(dropout=0.5).train()
-    state = torch.get_rng_state()
-    first, second = (helpers.generate(model, ITOS, 50, seed=3) for _ in range(2))
-    assert first == second
-    assert len(set(first)) > 5
-    assert torch.equal(torch.get_rng_state(), state)
-    assert model.training
-    assert max(map(len, helpers.generate(model, ITOS, 50, max_length=4))) == 4
+def test_what_fit_and_batches_cannot_use_is_refused(net, names):
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=5)
+    with pytest.raises(ValueError, match="schedule has 5 steps left; expected 9"):
+        fitting.fit(net, [names], optimizer, 9, schedule=schedule)
+    with pytest.raises(ValueError, match="average is 2"):
+        fitting.fit(net, [names], optimizer, 3, average=2)
+    with pytest.raises(ValueError, match="expected as many rows in both"):
+        next(fitting.window_batches(names[0], names[1][:3], 2))
+    with pytest.raises(ValueError, match="one prediction for each target"):
+        fitting.position_loss(torch.zeros(2, 3, 27), torch.zeros(2, 4).long())
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"prefix": "ax"}, "'x' is not in the vocabulary"), ({"n": 0}, "n is 0"),
-    ({"temperature": 0}, "temperature is 0"), ({"max_length": 0}, "max_length is 0")])
-def test_generate_says_what_is_wrong(options, message):
-    with pytest.raises(ValueError, match=message):
-        helpers.generate(wavenet(), ITOS, **options)
+@pytest.mark.parametrize("steps", [2, 5, 10, 40])
+def test_one_cycle_works_for_every_number_of_steps(steps, net):
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    schedule = fitting.one_cycle(optimizer, 0.1, steps, warmup=0.1)
+    for _ in range(steps - 1):
+        optimizer.step()
+        schedule.step()
+    assert schedule.get_last_lr()[0] < 1e-3
 
 
-def test_generate_notices_a_diverged_model():
-    model = wavenet()
+def test_tree_net_is_our_tree_with_its_weights_in_evaluation():
+    X, Y = helpers.build_dataset(WORDS, 8, STOI)
+    torch.manual_seed(1)
+    ours = helpers.make_tree(27, 8, 5, 6)
+    helpers.train(ours, X, Y, max_steps=20, batch_size=8)
+    net = models.TreeNet(27, 8, 5, 6)
     with torch.no_grad():
-        model.head[-1].bias[0] = math.nan
-    with pytest.raises(ValueError, match="the training diverged"):
-        helpers.generate(model, ITOS)
+        for p, q in zip(net.parameters(), ours.parameters(), strict=True):
+            p.copy_(q if p.ndim < 2 or q is ours.layers[0].weight else q.T)
+        for level, norm in zip(net.levels, ours.layers[3::4], strict=True):
+            level.norm.running_mean.copy_(norm.running_mean.flatten())
+            level.norm.running_var.copy_(norm.running_var.flatten())
+    with helpers.mode(ours, False), helpers.mode(net, False), torch.no_grad():
+        assert (ours(X) - net(X)).abs().max() < 1e-5
+
+
+def test_an_n_gram_by_hand():
+    net = models.NGram(3, 1)
+    net.count(torch.tensor([[0, 1, 1]]), torch.tensor([[1, 1, 0]]))
+    shorter = (torch.tensor([1.0, 2, 0]) + 2 / 3) / 5                   # 2 kinds among 3
+    after_1 = (torch.tensor([1.0, 1, 0]) + 2 * shorter) / 4
+    assert torch.allclose(net(torch.tensor([[0, 1]]))[0, 1].exp(), after_1, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: models.Transformer(27, 8, 2, 2, 0.0, 9),
+    lambda: models.Recurrent(torch.nn.GRU, 27, 8, 2),
+    lambda: models.Recurrent(torch.nn.LSTM, 27, 8, 1)])
+def test_the_rivals_do_not_see_the_future(make):
+    torch.manual_seed(1)
+    net = make().eval()
+    X = torch.randint(1, 27, (2, 9))
+    changed = X.clone()
+    changed[:, 5:] = X[:, 5:] % 26 + 1
+    with torch.no_grad():
+        assert torch.allclose(net(X)[:, :5], net(changed)[:, :5], atol=1e-6)
+        assert not torch.allclose(net(X)[:, 5:], net(changed)[:, 5:], atol=1e-3)
+
+
+def test_adamw_shrinks_the_matrices_alone():
+    net = wavenet.WaveNet(27, 8, 12, [1])
+    groups = models.adamw_groups(net, 0.1)
+    shapes = {group["weight_decay"]: {tuple(p.shape) for p in group["params"]} for group in groups}
+    assert (27, 8) in shapes[0.0]
+    assert all(len(shape) == 2 for shape in shapes[0.1])
+    assert sum(len(group["params"]) for group in groups) == len([*net.parameters()])

@@ -1,0 +1,125 @@
+"""course.panels, plots and pictures: each control changes what is shown, and errors are said."""
+
+import re
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import helpers
+from course import panels, pictures, wavenet
+
+STOI = {ch: i for i, ch in enumerate(".abcdefghijklmnopqrstuvwxyz")}
+ITOS = {i: ch for ch, i in STOI.items()}
+LOSSI = np.linspace(3, 2, 400).tolist()
+RUNS = {(name, scale, size): [3 - scale * i / 99 for i in range(60)]
+        for name in ("SGD", "Adam") for scale in (0.1, 1) for size in (32, 256)}
+ROWS = pd.DataFrame({"group": ["a", "a", "b"], "val": [2.0, 2.1, 2.2], "train": [1.0, 1.1, 1.2],
+                     "unseen": [2.0, 2.1, 2.2], "gap": [1.0, 1.0, 1.0], "cpu": [1.0, 2.0, 3.0]})
+
+
+def make(name):
+    torch.manual_seed(1)
+    tree, net = helpers.make_tree(27, 8, 5, 6), wavenet.WaveNet(27, 8, 12, [1, 2])
+    return {
+        "windows": lambda: panels.windows_panel(STOI, "emma", 3),
+        "loss": lambda: panels.loss_panel(LOSSI),
+        "shapes": lambda: panels.shapes_panel(27, 8, 5, 6),
+        "tree": lambda: panels.tree_panel(27, 5, 6),
+        "spreads": lambda: panels.spreads_panel(np.random.default_rng(0).normal(size=500)),
+        "positions": lambda: panels.positions_panel(
+            np.random.default_rng(0).normal(size=(99, 4, 3))),
+        "names": lambda: panels.names_panel(tree, 8, ITOS),
+        "activations": lambda: panels.activations_panel(tree, 8, STOI, ITOS, "emma"),
+        "race": lambda: panels.race_panel(RUNS),
+        "dilation": lambda: panels.dilation_panel("emma"),
+        "surprise": lambda: panels.surprise_panel(net, STOI, "emma"),
+        "generator": lambda: panels.generator_panel(net, ITOS, "e"),
+        "evidence": lambda: panels.evidence_panel({"part": ROWS, "other": ROWS.iloc[::-1]}),
+    }[name]()
+
+
+def shown(panel):
+    return [child.value for child in panel.children[1].children]
+
+
+def other_value(control):
+    """A value that is offered but not chosen."""
+    if isinstance(control, ipywidgets.Text):
+        return control.value[:-1] or "a"
+    if isinstance(control, ipywidgets.Checkbox):
+        return not control.value
+    if isinstance(control, ipywidgets.SelectMultiple):
+        return control.value[1:]
+    if hasattr(control, "_options_full"):
+        return next(v for _, v in control._options_full if v != control.value)
+    return control.min if control.value != control.min else control.max
+
+
+@pytest.mark.parametrize("name", [
+    "windows", "loss", "shapes", "tree", "spreads", "positions", "names", "activations", "race",
+    "dilation", "surprise", "generator", "evidence"])
+def test_every_control_changes_what_is_shown(name):
+    panel = make(name)
+    for control in panel.children[0].children:
+        before, value = shown(panel), control.value
+        control.value = other_value(control)
+        if control.description != "part":                   # both parts hold the same rows
+            assert shown(panel) != before, control.description
+        assert not any(isinstance(v, str) and "Error" in v for v in shown(panel))
+        control.value = value
+
+
+@pytest.mark.parametrize("name", ["windows", "activations", "surprise", "generator"])
+def test_a_letter_that_is_not_in_the_list_is_named(name):
+    panel = make(name)
+    text = next(c for c in panel.children[0].children if isinstance(c, ipywidgets.Text))
+    text.value = "a7"
+    assert "'7'" in panel.children[1].children[0].value.replace("&#x27;", "'")
+
+
+def test_an_error_of_any_kind_is_shown():
+    panel = panels.panel(lambda n: 1 / n, n=ipywidgets.IntSlider(0))
+    assert "ZeroDivisionError" in shown(panel)[0]
+
+
+def test_a_panel_leaves_the_model_as_it_was():
+    torch.manual_seed(1)
+    tree = helpers.make_tree(27, 8, 5, 6)
+    before = tree.layers[3].running_mean.clone()
+    panels.activations_panel(tree, 8, STOI, ITOS, "emma")
+    panels.names_panel(tree, 8, ITOS)
+    assert torch.equal(tree.layers[3].running_mean, before)
+    assert all(m.training for m in tree.layers if hasattr(m, "training"))
+
+
+@pytest.mark.parametrize(("bricks", "said"), [
+    ([("Embedding", 27, 5), ("Flatten",), ("Linear", 40, 27)], "It fits"),
+    ([("Linear", 40, 27)], "put an Embedding first"),
+    ([("Embedding", 27, 5), ("Linear", 40, 27)], "expects 40 numbers but receives 5"),
+    ([("Embedding", 27, 5), ("Flatten",), ("Flatten",)], "nothing left to flatten"),
+    ([("Embedding", 27, 5), ("Flatten",)], r"these are \(32, 40\)")])
+def test_bricks_say_what_does_not_fit(bricks, said):
+    _, verdict = panels.brick_table(bricks, 27, 8)
+    assert re.search(said, verdict)
+
+
+def test_bricks_are_added_removed_and_moved():
+    panel = panels.bricks_panel(27, 8, 5, 6)
+    chosen, right = panel.children
+    buttons = {b.description: b for b in right.children[1].children}
+    start = list(chosen.options)
+    for action, size in (("remove", 5), ("add below", 6), ("move up", 6), ("move down", 6)):
+        buttons[action].click()
+        assert len(chosen.options) == size
+    buttons["start again"].click()
+    assert list(chosen.options) == start
+
+
+def test_a_cone_counts_each_node_once():
+    levels = pictures.cone(2, [1, 2, 4], 7)
+    assert [len(level) for level in levels] == [8, 4, 2, 1]
+    with pytest.raises(ValueError, match="a kernel of 1 joins no neighbours"):
+        pictures.cone(1, [1], 3)
