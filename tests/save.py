@@ -98,7 +98,7 @@ def executed(nb, folder):
     done = subprocess.run(
         [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdin",
          "--stdout", "--ExecutePreprocessor.store_widget_state=False",
-         "--ExecutePreprocessor.timeout=7200"],
+         "--ExecutePreprocessor.timeout=7200", "--ExecutePreprocessor.iopub_timeout=60"],
         input=nbformat.writes(nb), encoding="utf-8", stdout=subprocess.PIPE, cwd=folder,
         check=True, env=os.environ | {"MAKEMORE_QUICK": "0", "PYTHONIOENCODING": "utf-8"})
     return nbformat.reads(done.stdout, as_version=4)

@@ -1,7 +1,9 @@
-"""helpers.py: data, layers, training, sampling and the check of hyperparameters."""
+"""helpers.py, course.files and course.expected."""
 
 import contextlib
+import hashlib
 import os
+import random
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 import helpers
+from course import expected
 from course.files import write_whole
 
 ROOT = helpers.ROOT
@@ -33,13 +36,22 @@ def tree():
 # ------------------------------------------------------------------------------------- data
 
 
-def test_the_names_and_their_split_are_those_of_the_course():
-    words = helpers.load_words()
-    parts = helpers.split_words(words)
-    assert [len(part) for part in parts.values()] == [25_805, 3_226, 3_226]
-    assert len(helpers.build_vocab(words)[0]) == 27
-    sizes = [sum(len(w) + 1 for w in part) for part in parts.values()]
-    assert sizes == [183_802, 22_949, 23_053]
+@pytest.fixture(scope="module")
+def words():
+    return helpers.load_words()
+
+
+def test_the_names_and_their_split_are_those_of_the_course(words):
+    assert hashlib.sha256((ROOT / "data/names.txt").read_bytes()).hexdigest() == (
+        "bd02dfd33179e23ec2dd093cbd4de619834f75d660ef1ae04d3127e7a0110053")
+    state, before = random.getstate(), list(words)
+    parts = helpers.split_words(words).values()
+    assert random.getstate() == state
+    assert words == before
+    assert [len(part) for part in parts] == [25_805, 3_226, 3_226]
+    assert helpers.build_vocab(words) == (STOI, ITOS)
+    shapes = [tuple(helpers.build_dataset(part, 8, STOI)[0].shape) for part in parts]
+    assert shapes == [(183_802, 8), (22_949, 8), (23_053, 8)]
 
 
 def test_windows_by_hand():
@@ -67,6 +79,9 @@ def test_files_without_words_are_refused(content, said, tmp_path):
 def test_a_relative_path_counts_from_here_and_then_from_the_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(helpers.load_words("data/names.txt")) == 32_257
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "names.txt").write_text("mine")
+    assert helpers.load_words("data/names.txt") == ["mine"]
     with pytest.raises(FileNotFoundError, match=r"nothing\.txt: no such file"):
         helpers.load_words("nothing.txt")
 
@@ -89,6 +104,11 @@ REFUSED = [
     (lambda: helpers.make_tree(27, 6, 5, 8, 4), "block_size 6 is not a power of 4"),
     (lambda: helpers.make_tree(27, 1, 5, 8), "block_size 1 is not a power of 2"),
     (lambda: helpers.make_mlp(27, 3, 5, 0), "n_hidden is 0"),
+    (lambda: helpers.make_mlp(0, 3, 5, 6), "vocab_size is 0"),
+    (lambda: helpers.make_tree(27, 8, 5, 6, 1), "group_size is 1; expected an integer from 2"),
+    (lambda: helpers.build_dataset(["a"], 0, STOI), "block_size is 0"),
+    (lambda: helpers.check(average=1), "average is 1; expected a number between 0 and 1"),
+    (lambda: helpers.check(weight_decay=-0.1), "weight_decay is -0.1; expected a number of 0"),
     (lambda: helpers.split_words(["a"] * 9), "9 words leave a split empty"),
     (lambda: helpers.build_dataset(["a!"], 3, STOI), "'!' is not in the vocabulary"),
     (lambda: helpers.rolling_mean([1.0], 0), "window is 0"),
@@ -117,7 +137,8 @@ def test_train_refuses_before_the_first_step(changes, said, tree, data):
 
 @pytest.mark.parametrize(("changes", "said"), [
     ({"prefix": "a7"}, "'7' is not in the vocabulary"), ({"temperature": 0}, "temperature is 0"),
-    ({"n": 0}, "n is 0"), ({"prefix": "abc", "max_length": 3}, "expected fewer than 3 letters"),
+    ({"n": 0}, "n is 0"), ({"max_length": 0}, "max_length is 0"), ({"seed": -1}, "seed is -1"),
+    ({"prefix": "abc", "max_length": 3}, "expected fewer than 3 letters"),
     ({"itos": {0: ".", 1: "a"}}, "expected one logit per character of itos, 2")])
 def test_sample_refuses(changes, said, tree):
     options = {"itos": ITOS, "n": 2} | changes
@@ -126,7 +147,10 @@ def test_sample_refuses(changes, said, tree):
 
 
 def test_numbers_of_numpy_are_numbers():
-    assert helpers.tree_levels(np.int64(8), np.int64(2)) == [8, 4, 2, 1]
+    model = helpers.make_tree(27, np.int64(8), 5, np.int64(6), n=np.int64(2))
+    assert model(torch.zeros(3, 8).long()).shape == (3, 27)
+    seeded = [helpers.sample(model, 8, ITOS, 2, seed=seed) for seed in (np.int64(3), 3)]
+    assert seeded[0] == seeded[1]
     assert helpers.check(learning_rate=np.float32(0.1), n_hidden=np.int64(3))
 
 
@@ -135,41 +159,59 @@ def test_numbers_of_numpy_are_numbers():
 
 def test_layers_equal_those_of_torch_over_random_shapes():
     hypothesis = pytest.importorskip("hypothesis")
-    sizes = hypothesis.strategies.integers(1, 6)
+    sizes, seeds = hypothesis.strategies.integers(1, 6), hypothesis.strategies.integers(0, 99)
 
-    @hypothesis.settings(max_examples=30, deadline=None)
-    @hypothesis.given(B=sizes, T=sizes, C=sizes, out=sizes)
-    def holds(B, T, C, out):
+    @hypothesis.settings(max_examples=25, deadline=None, database=None)
+    @hypothesis.given(B=sizes, T=sizes, C=sizes, out=sizes, n=sizes, seed=seeds)
+    def holds(B, T, C, out, n, seed):
+        torch.manual_seed(seed)
         x = torch.randn(B, T, C)
-        linear = helpers.Linear(C, out)
+        linear, bare = helpers.Linear(C, out), helpers.Linear(C, out, bias=False)
         linear.bias = torch.randn(out)
-        theirs = F.linear(x, linear.weight.T, linear.bias)
-        assert torch.allclose(linear(x), theirs, atol=1e-5)
-        norm, torchs = helpers.BatchNorm1d(C), torch.nn.BatchNorm1d(C)
+        assert torch.allclose(linear(x), F.linear(x, linear.weight.T, linear.bias), atol=1e-5)
+        assert torch.allclose(bare(x), F.linear(x, bare.weight.T), atol=1e-5)
+        table, IX = helpers.Embedding(out, C), torch.randint(0, out, (B, T))
+        assert torch.equal(table(IX), F.embedding(IX, table.weight))
+        assert torch.equal(helpers.Tanh()(x), torch.nn.Tanh()(x))
+        assert torch.equal(helpers.Flatten()(x), torch.nn.Flatten()(x))
+        groups = torch.randn(B, n * T, C)
+        joined = torch.cat([groups[:, i::n] for i in range(n)], 2)
+        assert torch.equal(helpers.FlattenConsecutive(n)(groups),
+                           joined.squeeze(1) if T == 1 else joined)
+
+        ours, theirs = helpers.BatchNorm1d(C), torch.nn.BatchNorm1d(C)
+        ours.gamma, ours.beta = torch.randn(C), torch.randn(C)
+        theirs.load_state_dict({"weight": ours.gamma, "bias": ours.beta}, strict=False)
         for _ in range(3):
-            y = torch.randn(B + 1, T, C) * 3 + 1
-            norm(y)
-            torchs(y.flatten(0, 1))
-        norm.training = False
-        torchs.eval()
-        flat = torchs(y.flatten(0, 1)).view_as(y)
-        assert torch.allclose(norm(y), flat, atol=1e-4)
-        assert torch.equal(helpers.Flatten()(x), x.reshape(B, T * C))
-        pairs = torch.cat([x, x], 1)                             # 2T positions
-        joined = helpers.FlattenConsecutive(2)(pairs)
-        expected = torch.cat([pairs[:, ::2], pairs[:, 1::2]], 2)
-        assert torch.equal(joined, expected.squeeze(1) if T == 1 else expected)
+            x = torch.randn(B + 1, T, C) * 3 + 1
+            flat = x.flatten(0, 1)
+            # torch normalises with the biased variance, the lecture with the unbiased one.
+            less = ((flat.var(0, correction=0) + 1e-5) / (flat.var(0) + 1e-5)).sqrt()
+            scaled = (theirs(flat) - ours.beta) * less + ours.beta
+            assert torch.allclose(ours(x), scaled.view_as(x), atol=1e-4)
+            part3 = helpers.BatchNorm1dPart3(C)(flat)
+            assert torch.allclose(part3, helpers.BatchNorm1d(C)(flat))
+        ours.training = theirs.training = False
+        assert torch.allclose(ours.running_var.flatten(), theirs.running_var, rtol=1e-4)
+        assert torch.allclose(ours(x), theirs(flat).view_as(x), atol=1e-4)
 
     holds()
 
 
 def test_the_bug_has_statistics_for_each_position_and_the_fix_one_for_all():
     x = torch.randn(32, 4, 6)
-    bug, fix = helpers.BatchNorm1dPart3(6), helpers.BatchNorm1d(6)
-    bug(x)
-    fix(x)
-    assert bug.running_mean.shape == (1, 4, 6)
-    assert fix.running_mean.shape == (1, 1, 6)
+    for norm, positions in ((helpers.BatchNorm1dPart3(6), 4), (helpers.BatchNorm1d(6), 1)):
+        norm(x)
+        assert norm.running_mean.shape == (1, positions, 6)
+
+
+def test_a_new_model_has_a_small_last_layer_and_asks_for_gradients():
+    layers = [helpers.Embedding(27, 5), helpers.Flatten(), helpers.Linear(15, 27)]
+    before = [p.clone() for layer in layers for p in layer.parameters()]
+    model = helpers.initialised(helpers.Sequential(layers))
+    assert all(p.requires_grad for p in model.parameters())
+    for p, q, scale in zip(model.parameters(), before, (1, 0.1, 1), strict=True):
+        assert torch.equal(p, q * scale)
 
 
 @pytest.mark.parametrize(("model", "count"), [
@@ -215,6 +257,7 @@ def test_train_is_the_lectures_loop_bit_for_bit(tree, data):
 @pytest.mark.parametrize("where", ["a step", "the first instant"])
 def test_an_interrupt_leaves_the_model_and_its_losses_usable(where, tree, data, capsys):
     def interrupt(steps):
+        torch.set_grad_enabled(False)         # as inside torch.no_grad
         raise KeyboardInterrupt
 
     @contextlib.contextmanager
@@ -243,6 +286,61 @@ def test_a_loss_that_is_infinite_ends_the_training(tree, data, capsys):
         helpers.sample(tree, 4, ITOS)
 
 
+def test_a_loss_that_is_nan_does_not_reach_the_weights(tree, data, capsys):
+    with torch.no_grad():
+        tree.layers[-1].bias[0] = float("nan")
+    before = [p.clone() for p in tree.parameters()][:-1]
+    assert len(helpers.train(tree, *data, max_steps=5, batch_size=4)) == 1
+    assert "The loss is nan at step 0: stopped" in capsys.readouterr().out
+    assert all(torch.equal(p, q) for p, q in zip(tree.parameters(), before, strict=False))
+
+
+def test_in_quick_mode_a_training_has_at_most_120_steps(tree, data, monkeypatch):
+    for quick, steps in ((True, 120), (False, 121)):
+        monkeypatch.setattr(helpers, "QUICK", quick)
+        assert len(helpers.train(tree, *data, max_steps=121, batch_size=2)) == steps
+
+
+def test_threads_and_flags_are_put_back_after_an_error(tree, data):
+    with helpers.threads(2), helpers.mode(tree, False):
+        seen = []
+
+        def fails(steps):
+            seen.append((torch.get_num_threads(), tree.layers[3].training))
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            helpers.train(tree, *data, max_steps=9, batch_size=4, every=2, callback=fails)
+        assert seen == [(1, True)]
+        assert (torch.get_num_threads(), tree.layers[3].training) == (2, False)
+
+
+@pytest.mark.parametrize("notebook", [True, False])
+def test_the_bar_shows_steps_and_loss_and_is_drawn_rarely(notebook, monkeypatch, capsys):
+    shown = []
+
+    class Handle:
+        def update(self, data, raw):
+            shown.append(data["text/plain"])
+
+    def display(data, raw, display_id):
+        Handle().update(data, raw)
+        return Handle()
+
+    monkeypatch.setattr("tqdm.std.time", lambda: 1000.0)       # no figure depends on the speed
+    monkeypatch.setattr(helpers, "display", display)
+    monkeypatch.setattr(helpers, "get_ipython", lambda: object() if notebook else None)
+    with helpers.Progress(2000, [3.0]) as bar:
+        for _ in range(2000):
+            bar.update()
+    out, err = capsys.readouterr()
+    assert (out, bool(err)) == ("", not notebook)
+    texts = shown if notebook else err.split("\r")[1:]
+    assert len(texts) <= 4
+    assert "2000 of 2000 steps" in texts[-1]
+    assert "loss 3.000" in texts[-1]
+
+
 def test_mode_reaches_nested_layers_and_puts_the_flags_back(tree):
     model = helpers.Sequential([tree, torch.nn.Sequential(torch.nn.Dropout())])
     with helpers.mode(model, False):
@@ -258,12 +356,14 @@ def test_split_loss_is_the_mean_and_leaves_the_statistics_alone(tree, data):
     assert torch.equal(tree.layers[3].running_mean, before)
 
 
-@pytest.mark.parametrize(("value", "quick"), [("1", True), ("true", True), ("0", False)])
-def test_quick_mode_is_read_from_the_environment(value, quick):
-    done = subprocess.run([sys.executable, "-c", "import helpers; print(helpers.capped(10**6))"],
-                          env=os.environ | {"MAKEMORE_QUICK": value, "PYTHONPATH": str(ROOT)},
-                          capture_output=True, text=True, check=True)
-    assert (int(done.stdout) < 10**6) == quick
+def test_quick_mode_is_read_from_the_environment():
+    code = """import importlib, os, helpers
+for value in ("1", "true", "TRUE", "0", ""):
+    os.environ["MAKEMORE_QUICK"] = value
+    print(importlib.reload(helpers).capped(10**6))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.stdout.split() == ["120"] * 3 + ["1000000"] * 2
 
 
 # --------------------------------------------------------------------- sampling and plotting
@@ -276,6 +376,15 @@ def test_samples_follow_the_seed_the_prefix_and_the_length(tree):
     assert names != helpers.sample(tree, 4, ITOS, 20, seed=4, prefix="an", max_length=6)
     assert all(name.startswith("an") and len(name) <= 6 for name in names)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_low_temperature_gives_one_word_and_a_word_without_end_is_cut(tree):
+    assert len(set(helpers.sample(tree, 4, ITOS, 20, temperature=1e-6))) == 1
+    with torch.no_grad():
+        tree.layers[-1].bias[0] = -1e4
+    names = helpers.sample(tree, 4, ITOS, 20, max_length=9)
+    assert {len(name) for name in names} == {9}
+    assert len(set(names)) > 1
 
 
 def test_rolling_mean_by_hand_and_with_a_nan():
@@ -302,3 +411,40 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(OSError, match="full"):
         write_whole(tmp_path / "new" / "a.txt", fails)
     assert [f.read_text() for f in (tmp_path / "new").iterdir()] == ["old"]
+
+
+# --------------------------------------------------------------------------- course.expected
+
+
+@pytest.mark.parametrize("stage", expected.STAGES)
+def test_a_figure_in_its_range_is_kept_and_any_other_is_named(stage, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(helpers, "OUTPUT", tmp_path / "output")
+    number, sizes, count, *_, (_, val) = expected.STAGES[stage]
+    config = dict(zip(("block_size", "n_embd", "n_hidden"), sizes, strict=True)) | expected.RECIPE
+
+    def log(val, words=words, count=count, steps=200_000, **changes):
+        parameters = [torch.zeros(count)]
+        return expected.performance_log(stage, words, config | changes, parameters, 1.9, val, 12,
+                                        steps)
+
+    for wrong in (val - 0.0061, val + 0.0061, float("nan")):
+        with pytest.raises(AssertionError, match="is outside"):
+            log(wrong)
+    with pytest.raises(AssertionError, match=f"{count + 1} parameters, expected {count}"):
+        log(val, count=count + 1)
+    for other in ({"words": words[::-1]}, {"steps": 9}, {"n_hidden": 7}, {"seed": 1}):
+        assert log(9.0, **other)["expected val"].iloc[-1] == "none"
+    assert not (tmp_path / "output").exists()
+    for right in (val - 0.0059, val + 0.0059):
+        assert log(right)["val"].tolist() == ["not run yet"] * (number - 1) + [f"{right:.3f}"]
+    assert [file.name for file in (tmp_path / "output").iterdir()] == [f"log_{number:02d}.json"]
+
+
+@pytest.mark.parametrize(("lossi", "said"), [
+    ([9.0] * 400, "step 0 gave 9.000"), ([3.3] * 400, "the loss fell from 3.300 to 3.300 only")])
+def test_a_training_that_learned_nothing_is_named(lossi, said, words):
+    config = {"block_size": 3, "n_embd": 10, "n_hidden": 200} | expected.RECIPE
+    with pytest.raises(AssertionError, match=said):
+        expected.learned("MLP, 3 letters", words, config, lossi)
+    expected.learned("MLP, 3 letters", words, config | {"n_embd": 9}, lossi)
+    expected.learned("MLP, 3 letters", words, config, np.linspace(3.3, 2.1, 400).tolist())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import helpers
-from course import panels, pictures, wavenet
+from course import panels, pictures, plots, wavenet
 
 STOI = {ch: i for i, ch in enumerate(".abcdefghijklmnopqrstuvwxyz")}
 ITOS = {i: ch for ch, i in STOI.items()}
@@ -63,13 +63,33 @@ def other_value(control):
     "dilation", "surprise", "generator", "evidence"])
 def test_every_control_changes_what_is_shown(name):
     panel = make(name)
+    kinds = [type(child) for child in panel.children[1].children]      # of no error
     for control in panel.children[0].children:
         before, value = shown(panel), control.value
         control.value = other_value(control)
-        if control.description != "part":                   # both parts hold the same rows
-            assert shown(panel) != before, control.description
-        assert not any(isinstance(v, str) and "Error" in v for v in shown(panel))
+        assert shown(panel) != before, control.description
+        assert [type(child) for child in panel.children[1].children] == kinds
         control.value = value
+        if name != "tree":                                     # another tree has other boxes
+            assert shown(panel) == before, control.description
+
+
+def test_every_tree_that_is_offered_is_drawn_with_a_box_of_its_own(monkeypatch):
+    drawn, draw = [], pictures.draw_tree
+
+    def recorded(*tree, node):
+        drawn.append((tree[:2], node))
+        return draw(*tree, node=node)
+
+    monkeypatch.setattr(pictures, "draw_tree", recorded)
+    panel = panels.tree_panel(27, 5, 6)
+    tree, node = panel.children[0].children
+    for _, value in tree._options_full[::-1]:
+        tree.value = value
+        node.index = len(node.options) - 1
+        assert drawn[-1] == (value, node.value)
+        assert "receptive field" in shown(panel)[1]
+    assert all(i < helpers.tree_levels(*tree)[level] for tree, (level, i) in drawn)
 
 
 @pytest.mark.parametrize("name", ["windows", "activations", "surprise", "generator"])
@@ -87,12 +107,25 @@ def test_an_error_of_any_kind_is_shown():
 
 def test_a_panel_leaves_the_model_as_it_was():
     torch.manual_seed(1)
-    tree = helpers.make_tree(27, 8, 5, 6)
-    before = tree.layers[3].running_mean.clone()
+    tree, net = helpers.make_tree(27, 8, 5, 6), wavenet.WaveNet(27, 8, 12, [1, 2], dropout=0.5)
+    before, state = tree.layers[3].running_mean.clone(), torch.get_rng_state()
     panels.activations_panel(tree, 8, STOI, ITOS, "emma")
     panels.names_panel(tree, 8, ITOS)
+    panels.surprise_panel(net, STOI, "emma")
+    panels.generator_panel(net, ITOS, "e")
     assert torch.equal(tree.layers[3].running_mean, before)
-    assert all(m.training for m in tree.layers if hasattr(m, "training"))
+    assert torch.equal(torch.get_rng_state(), state)
+    for model in (tree, net):
+        assert all(m.training for m in helpers.modules(model) if hasattr(m, "training"))
+
+
+def test_a_run_that_flew_off_and_a_group_that_is_not_there():
+    figure = plots.draw_race(RUNS | {("SGD", 1, 32): [3.0, float("nan")]}, ["SGD", "Adam"],
+                             "best of each", 32)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels[0].startswith("SGD, rate x 0.1")
+    with pytest.raises(ValueError, match="no group of 'part' contains 'z'; it has a, b"):
+        plots.evidence_table({"part": ROWS}, "part", "val", "z")
 
 
 @pytest.mark.parametrize(("bricks", "said"), [

@@ -27,6 +27,18 @@ def test_names_are_encoded_by_hand():
     X, Y = wavenet.encode_names(["ab", "c"], STOI)
     assert X.tolist() == [[0, 1, 2], [0, 3, 0]]
     assert Y.tolist() == [[1, 2, 0], [3, 0, -1]]
+    with pytest.raises(ValueError, match="'!' is not in the vocabulary"):
+        wavenet.encode_names(["a!"], STOI)
+
+
+def test_an_epoch_has_every_row_once_and_in_another_order_each_time():
+    X = torch.arange(10)
+    batches = fitting.window_batches(X, X + 1, 4)
+    epochs = [[next(batches) for _ in range(3)] for _ in range(2)]
+    orders = [torch.cat([x for x, _ in epoch]).tolist() for epoch in epochs]
+    assert [sorted(order) for order in orders] == [X.tolist()] * 2
+    assert orders[0] != orders[1]
+    assert all(torch.equal(y, x + 1) for epoch in epochs for x, y in epoch)
 
 
 def test_packed_padded_and_one_by_one_are_the_same(net, names):
@@ -37,9 +49,32 @@ def test_packed_padded_and_one_by_one_are_the_same(net, names):
     assert losses == pytest.approx([sum(each) / sum(len(w) + 1 for w in WORDS)] * 3, abs=1e-6)
 
 
-def test_every_parameter_of_a_wavenet_gets_a_gradient(net, names):
-    fitting.position_loss(net(names[0]), names[1]).backward()
+@pytest.mark.parametrize("kernel_size", [2, 3])
+@pytest.mark.parametrize("dilation", [1, 4])
+def test_a_causal_convolution_is_torchs_with_zeros_on_its_left(kernel_size, dilation):
+    conv = wavenet.CausalConv1d(3, 5, dilation, kernel_size)
+    x = torch.randn(2, 9, 3)
+    weight = conv.linear.weight.view(5, kernel_size, 3).transpose(1, 2)
+    padded = F.pad(x.transpose(1, 2), ((kernel_size - 1) * dilation, 0))
+    theirs = F.conv1d(padded, weight, conv.linear.bias, dilation=dilation).transpose(1, 2)
+    history = wavenet.WordHistory(torch.tensor([[0] + [1] * 8] * 2))
+    assert torch.allclose(conv(x, history), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("switches", [
+    {}, {"kernel_size": 3}, {"skip": False}, {"gate": False, "residual": False, "head": False}])
+def test_all_kinds_of_wavenet_use_each_parameter_and_run_on_ring_buffers(switches, names):
+    X, Y = names
+    torch.manual_seed(1)
+    net = wavenet.WaveNet(27, 8, 12, [1, 2, 4], **switches)
+    fitting.position_loss(net(X), Y).backward()
     assert all(p.grad is not None and p.grad.any() for p in net.parameters())
+    with torch.no_grad():
+        rings = wavenet.ring_buffers(net, len(X))
+        ringed = torch.stack([net(x, rings) for x in X.T], dim=1)
+        assert (ringed - net(X))[Y != fitting.PAD].abs().max() < 1e-5
+        with pytest.raises(ValueError, match="zip"):
+            net(X[:, 0], wavenet.ring_buffers(net, len(X))[:-1])      # too few
 
 
 @pytest.mark.parametrize("kernel_size", [2, 3])
@@ -54,16 +89,6 @@ def test_a_wavenet_sees_its_receptive_field_and_no_later_position(kernel_size):
     assert positions == list(range(13 - net.receptive_field, 13))
 
 
-def test_ring_buffers_give_what_whole_names_give(net, names):
-    X, Y = names
-    with torch.no_grad():
-        rings = wavenet.ring_buffers(net, len(X))
-        ringed = torch.stack([net(x, rings) for x in X.T], dim=1)
-        assert (ringed - net(X))[Y != fitting.PAD].abs().max() < 1e-5
-        with pytest.raises(ValueError, match="zip"):
-            net(X[:, 0], wavenet.ring_buffers(net, len(X))[:-1])      # too few
-
-
 def test_generated_names_follow_the_seed_and_the_prefix_and_equal_the_slow_way(net):
     names = wavenet.generate(net, ITOS, 5, seed=1, prefix="an", max_length=8)
     assert names == wavenet.generate(net, ITOS, 5, seed=1, prefix="an", max_length=8)
@@ -75,7 +100,10 @@ def test_generated_names_follow_the_seed_and_the_prefix_and_equal_the_slow_way(n
             if not (i := torch.multinomial(logits.softmax(1), 1, generator=generator).item()):
                 break
             slow += ITOS[i]
+    state = torch.get_rng_state()
     assert wavenet.generate(net, ITOS, 1, seed=7, max_length=8) == [slow]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert net.training
 
 
 def test_fit_is_torchs_own_loop(net, names):
@@ -86,16 +114,19 @@ def test_fit_is_torchs_own_loop(net, names):
     theirs = wavenet.WaveNet(27, 8, 12, [1, 2, 4])
     theirs_optimizer = optimizer(theirs)
     torch.manual_seed(2)
-    ours = fitting.fit(net, wavenet.name_batches(*names, 4), optimizer(net), 8)
+    batches = wavenet.name_batches(*names, 4, packed=False)              # with PAD
+    ours = fitting.fit(net, batches, optimizer(net), 8)
     torch.manual_seed(2)
     lossi = []
-    for _, (X, Y) in zip(range(8), wavenet.name_batches(*names, 4), strict=False):
+    for _, (X, Y) in zip(range(8), wavenet.name_batches(*names, 4, packed=False), strict=False):
         loss = F.cross_entropy(theirs(X).flatten(0, 1), Y.flatten(), ignore_index=-1)
         lossi.append(loss.item())
         theirs_optimizer.zero_grad()
         loss.backward()
         theirs_optimizer.step()
     assert ours == pytest.approx(lossi, abs=1e-5)
+    assert all(torch.allclose(p, q, atol=1e-4) for p, q in zip(
+        net.parameters(), theirs.parameters(), strict=True))
 
 
 def test_batches_that_end_early_are_told(net, names, capsys):
@@ -104,14 +135,41 @@ def test_batches_that_end_early_are_told(net, names, capsys):
     assert "The batches ended after 3 of 9 steps" in capsys.readouterr().out
 
 
-def test_an_interrupt_in_fit_leaves_the_losses(net, names, capsys):
-    def interrupt(steps):
-        raise KeyboardInterrupt
+def test_a_loss_that_is_nan_does_not_reach_the_weights(net, names, capsys):
+    with torch.no_grad():
+        net.head[-1].bias[0] = float("nan")
+    before = [p.clone() for p in net.layers.parameters()]
+    lossi = fitting.fit(net, [names] * 9, torch.optim.SGD(net.parameters(), 0.1), 9)
+    assert len(lossi) == 1
+    assert "The loss is nan at step 0: stopped" in capsys.readouterr().out
+    assert all(torch.equal(p, q) for p, q in zip(net.layers.parameters(), before, strict=True))
 
-    lossi = fitting.fit(net, wavenet.name_batches(*names, 4),
-                        torch.optim.SGD(net.parameters(), 0.1), 9, every=2, callback=interrupt)
-    assert len(lossi) == 2
-    assert "Stopped after 2 steps" in capsys.readouterr().out
+
+def test_in_quick_mode_fit_has_at_most_16_steps(net, names, monkeypatch):
+    for quick, steps in ((True, 16), (False, 17)):
+        monkeypatch.setattr(helpers, "QUICK", quick)
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        assert len(fitting.fit(net, [names] * 17, optimizer, 17)) == steps
+
+
+@pytest.mark.parametrize("stop", [None, 3])
+def test_fit_ends_with_the_average_of_the_weights_even_after_an_interrupt(stop, net, names, capsys):
+    kept = []
+
+    def look(step):
+        kept.append([p.detach().clone() for p in net.parameters()])
+        if step == stop:
+            raise KeyboardInterrupt
+
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    lossi = fitting.fit(net, [names] * 4, optimizer, 4, average=0.7, every=1, callback=look)
+    assert len(lossi) == len(kept) == (stop or 4)
+    assert ("Stopped after 3 steps" in capsys.readouterr().out) == bool(stop)
+    average = kept[0]
+    for n, weights in enumerate(kept[1:], start=2):
+        average = [a + (w - a) * max(0.3, 1 / n) for a, w in zip(average, weights, strict=True)]
+    assert all(torch.allclose(p, a, atol=1e-6) for p, a in zip(net.parameters(), average,
+                                                               strict=True))
 
 
 def test_averaged_weights_get_their_own_statistics():
@@ -126,17 +184,29 @@ def test_averaged_weights_get_their_own_statistics():
     assert torch.allclose(first.norm.running_mean, joined.mean(0), atol=1e-5)
 
 
-def test_what_fit_and_batches_cannot_use_is_refused(net, names):
+@pytest.mark.parametrize(("attempt", "said"), [
+    (lambda net, fit: fit([], 9, schedule=fitting.one_cycle(
+        torch.optim.SGD(net.parameters(), 0.1), 0.1, 5)), "schedule has 5 steps left; expected 9"),
+    (lambda net, fit: fit([], 3, average=2), "average is 2"),
+    (lambda net, fit: fit([], 0), "max_steps is 0"),
+    (lambda net, fit: next(fitting.window_batches(torch.ones(3), torch.ones(2), 2)),
+     "expected as many rows in both"),
+    (lambda net, fit: next(fitting.window_batches(torch.ones(3), torch.ones(3), 1)),
+     "batch_size is 1"),
+    (lambda net, fit: fitting.position_loss(torch.zeros(2, 3, 27), torch.zeros(2, 4).long()),
+     "one prediction for each target"),
+    (lambda net, fit: wavenet.generate(net, ITOS, prefix="a7"), "'7' is not in the vocabulary"),
+    (lambda net, fit: wavenet.generate(net, ITOS, temperature=0), "temperature is 0"),
+    (lambda net, fit: wavenet.generate(net, ITOS, prefix="abc", max_length=3), "fewer than 3"),
+    (lambda net, fit: wavenet.generate(net, {0: ".", 1: "a"}), "one logit per character of itos"),
+    (lambda net, fit: wavenet.generate(net.apply(
+        lambda m: [p.data.fill_(float("nan")) for p in m.parameters()]), ITOS), "NaN or infinite"),
+    (lambda net, fit: models.NGram(27, 2)(torch.zeros(1, 3).long()), "this NGram has no counts")])
+def test_what_cannot_be_used_is_refused(attempt, said, net):
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=5)
-    with pytest.raises(ValueError, match="schedule has 5 steps left; expected 9"):
-        fitting.fit(net, [names], optimizer, 9, schedule=schedule)
-    with pytest.raises(ValueError, match="average is 2"):
-        fitting.fit(net, [names], optimizer, 3, average=2)
-    with pytest.raises(ValueError, match="expected as many rows in both"):
-        next(fitting.window_batches(names[0], names[1][:3], 2))
-    with pytest.raises(ValueError, match="one prediction for each target"):
-        fitting.position_loss(torch.zeros(2, 3, 27), torch.zeros(2, 4).long())
+    with pytest.raises(ValueError, match=said):
+        attempt(net, lambda batches, *args, **options: fitting.fit(
+            net, batches, optimizer, *args, **options))
 
 
 @pytest.mark.parametrize("steps", [2, 5, 10, 40])
