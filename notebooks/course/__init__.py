@@ -8,25 +8,30 @@ runs, studies and evidence measure many of them, and speed measures time and mem
 import importlib.metadata
 import os
 import platform
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment():
-    """Print one line about Python, the packages and the machine, and one for each thing to mend."""
+    """Print one line if Python, packages and folder are right, or else a table of what is not."""
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    wanted = dict(line.split("==") for line in lines if "==" in line)
-    odd = {package: version for package in wanted
-           if (version := installed(package)) != wanted[package]}
-    print(f"Python {platform.python_version()}, torch {installed('torch')}, {os.cpu_count()} CPU "
-          f"cores, {len(wanted) - len(odd)} of {len(wanted)} packages as pinned")
-    if not (3, 11) <= tuple(map(int, platform.python_version_tuple()[:2])) <= (3, 14):
-        print("Python: use 3.11 to 3.14")
-    for package, version in odd.items():
-        print(f"{package}: {version}, pinned {wanted[package]}; run README's first command again")
-    if not os.access(ROOT / "notebooks", os.W_OK):
-        print("notebooks/output cannot be written: later notebooks will not see earlier results")
+    pins = dict(line.split("==") for line in lines if "==" in line)
+    rows = [(package, installed(package), pin, "run README's first command again")
+            for package, pin in pins.items() if installed(package) != pin]
+    if not (3, 11) <= sys.version_info[:2] <= (3, 14):
+        rows.append(("Python", platform.python_version(), "3.11 to 3.14",
+                     "delete .venv and start again"))
+    output = ROOT / "notebooks" / "output"
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        rows.append(("notebooks/output", "read-only", "writable", "results cannot be kept"))
+    state = (f"{len(rows)} to mend" if rows
+             else f"all {len(pins)} packages as pinned, results can be kept")
+    print(f"Python {platform.python_version()}, torch {installed('torch')}: {state}, "
+          f"{os.cpu_count()} cores")
+    for row in [("package", "installed", "pinned", "what to do"), *rows] if rows else []:
+        print("{:17} {:10} {:13} {}".format(*row))
 
 
 def installed(package):
