@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,11 @@ ITOS = {i: ch for ch, i in STOI.items()}
 WORDS = ["emma", "ada", "eve", "ida", "nina", "otto", "anna", "adam", "edna", "dean"]
 
 
+@pytest.fixture(scope="module")
+def words():
+    return helpers.load_words()
+
+
 @pytest.fixture
 def data():
     return helpers.build_dataset(WORDS, 4, STOI)
@@ -31,14 +37,6 @@ def data():
 def tree():
     torch.manual_seed(1)
     return helpers.make_tree(27, 4, 5, 8)
-
-
-# ------------------------------------------------------------------------------------- data
-
-
-@pytest.fixture(scope="module")
-def words():
-    return helpers.load_words()
 
 
 def test_the_names_and_their_split_are_those_of_the_course(words):
@@ -52,12 +50,8 @@ def test_the_names_and_their_split_are_those_of_the_course(words):
     assert helpers.build_vocab(words) == (STOI, ITOS)
     shapes = [tuple(helpers.build_dataset(part, 8, STOI)[0].shape) for part in parts]
     assert shapes == [(183_802, 8), (22_949, 8), (23_053, 8)]
-
-
-def test_windows_by_hand():
     X, Y = helpers.build_dataset(["ab"], 3, STOI)
-    assert X.tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 2]]
-    assert Y.tolist() == [1, 2, 0]
+    assert (X.tolist(), Y.tolist()) == ([[0, 0, 0], [0, 0, 1], [0, 1, 2]], [1, 2, 0])
 
 
 @pytest.mark.parametrize(("content", "words"), [
@@ -85,8 +79,6 @@ def test_a_relative_path_counts_from_here_and_then_from_the_project(tmp_path, mo
     with pytest.raises(FileNotFoundError, match=r"nothing\.txt: no such file"):
         helpers.load_words("nothing.txt")
 
-
-# --------------------------------------------------------------------- impossible values
 
 REFUSED = [
     (lambda: helpers.check(n_hidden=0), "n_hidden is 0; expected an integer from 1"),
@@ -132,7 +124,7 @@ def test_train_refuses_before_the_first_step(changes, said, tree, data):
         helpers.train(tree, *data, **{"max_steps": 3, "batch_size": 4} | changes)
     with pytest.raises(ValueError, match="X has 47 rows and Y has 46"):
         helpers.train(tree, data[0], data[1][:-1])
-    assert all(torch.equal(a, b) for a, b in zip(before, tree.parameters(), strict=True))
+    assert all(map(torch.equal, before, tree.parameters()))
 
 
 @pytest.mark.parametrize(("changes", "said"), [
@@ -152,9 +144,6 @@ def test_numbers_of_numpy_are_numbers():
     seeded = [helpers.sample(model, 8, ITOS, 2, seed=seed) for seed in (np.int64(3), 3)]
     assert seeded[0] == seeded[1]
     assert helpers.check(learning_rate=np.float32(0.1), n_hidden=np.int64(3))
-
-
-# ----------------------------------------------------------------------------------- layers
 
 
 def test_layers_equal_those_of_torch_over_random_shapes():
@@ -227,9 +216,6 @@ def test_the_models_have_the_lectures_sizes(model, count):
     assert table.parameters.sum() == count
 
 
-# --------------------------------------------------------------------------------- training
-
-
 def test_train_is_the_lectures_loop_bit_for_bit(tree, data):
     X, Y = data
     torch.manual_seed(1)
@@ -250,8 +236,7 @@ def test_train_is_the_lectures_loop_bit_for_bit(tree, data):
                 p.data += -lr * p.grad
             lossi.append(loss.item())
     assert ours == lossi
-    assert all(torch.equal(a, b) for a, b in zip(tree.parameters(), theirs.parameters(),
-                                                 strict=True))
+    assert all(map(torch.equal, tree.parameters(), theirs.parameters()))
 
 
 @pytest.mark.parametrize("where", ["a step", "the first instant"])
@@ -277,55 +262,46 @@ def test_an_interrupt_leaves_the_model_and_its_losses_usable(where, tree, data, 
     assert helpers.train(tree, *data, max_steps=2, batch_size=4)
 
 
-def test_a_loss_that_is_infinite_ends_the_training(tree, data, capsys):
+def test_a_loss_that_is_nan_or_infinite_ends_the_training_before_the_weights(tree, data, capsys):
     lossi = helpers.train(tree, *data, max_steps=100, batch_size=4, learning_rate=1e38)
     assert not np.isfinite(lossi[-1])
     assert len(lossi) < 100
-    assert "Lower learning_rate" in capsys.readouterr().out
+    before = [p.clone() for p in tree.parameters()]
+    assert len(helpers.train(tree, *data, max_steps=5, batch_size=4)) == 1
+    assert "at step 0: stopped. Lower learning_rate" in capsys.readouterr().out
+    assert all(torch.equal(p.nan_to_num(), q.nan_to_num())
+               for p, q in zip(tree.parameters(), before, strict=True))
     with pytest.raises(ValueError, match="the logits are NaN or infinite"):
         helpers.sample(tree, 4, ITOS)
 
 
-def test_a_loss_that_is_nan_does_not_reach_the_weights(tree, data, capsys):
-    with torch.no_grad():
-        tree.layers[-1].bias[0] = float("nan")
-    before = [p.clone() for p in tree.parameters()][:-1]
-    assert len(helpers.train(tree, *data, max_steps=5, batch_size=4)) == 1
-    assert "The loss is nan at step 0: stopped" in capsys.readouterr().out
-    assert all(torch.equal(p, q) for p, q in zip(tree.parameters(), before, strict=False))
+def test_threads_and_flags_of_nested_layers_are_put_back_after_an_error(tree, data):
+    seen, dropout = [], torch.nn.Sequential(torch.nn.Dropout())
+    model = helpers.Sequential([tree, dropout])
+    with helpers.threads(2), helpers.mode(model, False):
 
-
-def test_in_quick_mode_a_training_has_at_most_120_steps(tree, data, monkeypatch):
-    for quick, steps in ((True, 120), (False, 121)):
-        monkeypatch.setattr(helpers, "QUICK", quick)
-        assert len(helpers.train(tree, *data, max_steps=121, batch_size=2)) == steps
-
-
-def test_threads_and_flags_are_put_back_after_an_error(tree, data):
-    with helpers.threads(2), helpers.mode(tree, False):
-        seen = []
+        def now():
+            return torch.get_num_threads(), tree.layers[3].training, dropout[0].training
 
         def fails(steps):
-            seen.append((torch.get_num_threads(), tree.layers[3].training))
+            seen.append(now())
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            helpers.train(tree, *data, max_steps=9, batch_size=4, every=2, callback=fails)
-        assert seen == [(1, True)]
-        assert (torch.get_num_threads(), tree.layers[3].training) == (2, False)
+            helpers.train(model, *data, max_steps=9, batch_size=4, every=2, callback=fails)
+        assert seen == [(1, True, True)]
+        assert now() == (2, False, False)
+    assert now()[1:] == (True, True)
 
 
 @pytest.mark.parametrize("notebook", [True, False])
 def test_the_bar_shows_steps_and_loss_and_is_drawn_rarely(notebook, monkeypatch, capsys):
-    shown = []
-
-    class Handle:
-        def update(self, data, raw):
-            shown.append(data["text/plain"])
+    shown, handle = [], SimpleNamespace()
+    handle.update = lambda data, raw: shown.append(data["text/plain"])
 
     def display(data, raw, display_id):
-        Handle().update(data, raw)
-        return Handle()
+        handle.update(data, raw)
+        return handle
 
     monkeypatch.setattr("tqdm.std.time", lambda: 1000.0)       # no figure depends on the speed
     monkeypatch.setattr(helpers, "display", display)
@@ -341,13 +317,6 @@ def test_the_bar_shows_steps_and_loss_and_is_drawn_rarely(notebook, monkeypatch,
     assert "loss 3.000" in texts[-1]
 
 
-def test_mode_reaches_nested_layers_and_puts_the_flags_back(tree):
-    model = helpers.Sequential([tree, torch.nn.Sequential(torch.nn.Dropout())])
-    with helpers.mode(model, False):
-        assert not any(m.training for m in helpers.modules(model) if hasattr(m, "training"))
-    assert all(m.training for m in helpers.modules(model) if hasattr(m, "training"))
-
-
 def test_split_loss_is_the_mean_and_leaves_the_statistics_alone(tree, data):
     helpers.train(tree, *data, max_steps=5, batch_size=4)
     before = tree.layers[3].running_mean.clone()
@@ -356,7 +325,7 @@ def test_split_loss_is_the_mean_and_leaves_the_statistics_alone(tree, data):
     assert torch.equal(tree.layers[3].running_mean, before)
 
 
-def test_quick_mode_is_read_from_the_environment():
+def test_quick_mode_is_read_from_the_environment_and_caps_a_training(tree, data, monkeypatch):
     code = """import importlib, os, helpers
 for value in ("1", "true", "TRUE", "0", ""):
     os.environ["MAKEMORE_QUICK"] = value
@@ -364,9 +333,8 @@ for value in ("1", "true", "TRUE", "0", ""):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.stdout.split() == ["120"] * 3 + ["1000000"] * 2
-
-
-# --------------------------------------------------------------------- sampling and plotting
+    monkeypatch.setattr(helpers, "QUICK", True)
+    assert len(helpers.train(tree, *data, max_steps=121, batch_size=2)) == 120
 
 
 def test_samples_follow_the_seed_the_prefix_and_the_length(tree):
@@ -385,6 +353,13 @@ def test_a_low_temperature_gives_one_word_and_a_word_without_end_is_cut(tree):
     names = helpers.sample(tree, 4, ITOS, 20, max_length=9)
     assert {len(name) for name in names} == {9}
     assert len(set(names)) > 1
+
+
+def test_a_word_that_ends_does_not_disturb_the_others():
+    follows = [[-99, 9, 9, -99], [-99, -99, -99, 9], [9, -99, -99, -99], [9, -99, -99, -99]]
+    table = torch.tensor(follows).float()                  # after '.' a or b, after a c, else '.'
+    words = helpers.sample(lambda X: table[X[:, 0]], 2, dict(enumerate(".abc")), 20, seed=1)
+    assert set(words) == {"ba", "bb", "aacc", "abc"}
 
 
 def test_rolling_mean_by_hand_and_with_a_nan():
@@ -413,9 +388,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert [f.read_text() for f in (tmp_path / "new").iterdir()] == ["old"]
 
 
-# --------------------------------------------------------------------------- course.expected
-
-
 @pytest.mark.parametrize("stage", expected.STAGES)
 def test_a_figure_in_its_range_is_kept_and_any_other_is_named(stage, words, tmp_path, monkeypatch):
     monkeypatch.setattr(helpers, "OUTPUT", tmp_path / "output")
@@ -423,9 +395,8 @@ def test_a_figure_in_its_range_is_kept_and_any_other_is_named(stage, words, tmp_
     config = dict(zip(("block_size", "n_embd", "n_hidden"), sizes, strict=True)) | expected.RECIPE
 
     def log(val, words=words, count=count, steps=200_000, **changes):
-        parameters = [torch.zeros(count)]
-        return expected.performance_log(stage, words, config | changes, parameters, 1.9, val, 12,
-                                        steps)
+        return expected.performance_log(
+            stage, words, config | changes, [torch.zeros(count)], 1.9, val, 12, steps)
 
     for wrong in (val - 0.0061, val + 0.0061, float("nan")):
         with pytest.raises(AssertionError, match="is outside"):
@@ -440,11 +411,10 @@ def test_a_figure_in_its_range_is_kept_and_any_other_is_named(stage, words, tmp_
     assert [file.name for file in (tmp_path / "output").iterdir()] == [f"log_{number:02d}.json"]
 
 
-@pytest.mark.parametrize(("lossi", "said"), [
-    ([9.0] * 400, "step 0 gave 9.000"), ([3.3] * 400, "the loss fell from 3.300 to 3.300 only")])
-def test_a_training_that_learned_nothing_is_named(lossi, said, words):
+def test_a_training_that_learned_nothing_is_named(words):
     config = {"block_size": 3, "n_embd": 10, "n_hidden": 200} | expected.RECIPE
-    with pytest.raises(AssertionError, match=said):
-        expected.learned("MLP, 3 letters", words, config, lossi)
-    expected.learned("MLP, 3 letters", words, config | {"n_embd": 9}, lossi)
+    for lossi, said in (([9.0] * 400, "step 0 gave 9"), ([3.3] * 400, "fell from 3.300 to 3.300")):
+        with pytest.raises(AssertionError, match=said):
+            expected.learned("MLP, 3 letters", words, config, lossi)
+        expected.learned("MLP, 3 letters", words, config | {"n_embd": 9}, lossi)
     expected.learned("MLP, 3 letters", words, config, np.linspace(3.3, 2.1, 400).tolist())

@@ -79,7 +79,7 @@ def test_every_tree_that_is_offered_is_drawn_with_a_box_of_its_own(monkeypatch):
 
     def recorded(*tree, node):
         drawn.append((tree[:2], node))
-        return draw(*tree, node=node)
+        return draw(*tree, node=node).axes[0].get_title()              # its picture takes long
 
     monkeypatch.setattr(pictures, "draw_tree", recorded)
     panel = panels.tree_panel(27, 5, 6)
@@ -88,7 +88,8 @@ def test_every_tree_that_is_offered_is_drawn_with_a_box_of_its_own(monkeypatch):
         tree.value = value
         node.index = len(node.options) - 1
         assert drawn[-1] == (value, node.value)
-        assert "receptive field" in shown(panel)[1]
+        assert "orange" in shown(panel)[0]
+        assert f"receptive field {value[0]} characters" in shown(panel)[1]
     assert all(i < helpers.tree_levels(*tree)[level] for tree, (level, i) in drawn)
 
 
@@ -120,10 +121,10 @@ def test_a_panel_leaves_the_model_as_it_was():
 
 
 def test_a_run_that_flew_off_and_a_group_that_is_not_there():
-    figure = plots.draw_race(RUNS | {("SGD", 1, 32): [3.0, float("nan")]}, ["SGD", "Adam"],
+    figure = plots.draw_race(RUNS | {("SGD", 0.1, 32): [3.0, float("nan")]}, ["SGD", "Adam"],
                              "best of each", 32)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels[0].startswith("SGD, rate x 0.1")
+    assert labels[0].startswith("SGD, rate x 1:")
     with pytest.raises(ValueError, match="no group of 'part' contains 'z'; it has a, b"):
         plots.evidence_table({"part": ROWS}, "part", "val", "z")
 
