@@ -93,7 +93,7 @@ def test_a_killed_worker_and_a_killed_parent_lose_nothing(words, tmp_path, monke
     parent = python(PARENT, HANGS)
     until(lambda: states(study) == ["complete", "complete", "running", "waiting", "waiting"])
     before = tables.table(study)
-    worker = until(lambda: tables.table(study).worker[2])
+    worker = until(lambda: tables.table(study).worker.dropna().get(2))
     parent.kill()                                                           # kill -9
     parent.wait()
     os.kill(int(worker), signal.SIGKILL)
