@@ -74,7 +74,7 @@ PANELS = {
         ("choose", "recipe", "fast"), ("says", "Usual for this recipe"), *SLOW,
         ("press", "Train"), ("says", "Run 3 is training."), ("press", "Train"),
         ("says", "Run 3 is still training; press Stop first"),
-        ("says", re.compile(r"Run 3 training: step [\d,]+ of 200,000")),
+        ("says", re.compile(r"Run 3 training: step \d+ of \d+")),
         ("press", "Stop"), ("says", "Run 3 stopped"), ("choose~", "block_size", "4"),
         ("choose~", "batch_size", "32"), ("press", "Train"), ("says", "Run 4 finished"),
         ("press", "Save CSV"), ("says", "Saved: output/playground.csv, 4 runs.")]),
