@@ -330,14 +330,14 @@ class Progress(tqdm):
             self.handle = display({"text/plain": text}, raw=True, display_id=True)
 
 
-def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1, every=None,
+def train(model, X, Y, *, max_steps=200_000, batch_size=32, learning_rate=0.1, every=1,
           callback=None, progress=Progress):
     """Train with the lecture's recipe, SGD on one thread; return the list of all losses.
 
     X is (N, T) and Y (N,), both int64. After each `every` steps `callback(steps_done)` is called.
     An interrupt, or a loss that is NaN or infinite, ends the training early and says so.
     """
-    check(max_steps=max_steps, batch_size=batch_size, learning_rate=learning_rate)
+    check(max_steps=max_steps, batch_size=batch_size, learning_rate=learning_rate, every=every)
     if len(X) != len(Y):
         raise ValueError(f"X has {len(X)} rows and Y has {len(Y)}; expected as many in both")
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -117,7 +117,7 @@ def test_an_impossible_value_is_named_with_what_was_expected(attempt, said):
 
 @pytest.mark.parametrize(("changes", "said"), [
     ({"max_steps": 0}, "max_steps is 0"), ({"batch_size": 1}, "batch_size is 1"),
-    ({"learning_rate": -1}, "learning_rate is -1")])
+    ({"learning_rate": -1}, "learning_rate is -1"), ({"every": 0}, "every is 0")])
 def test_train_refuses_before_the_first_step(changes, said, tree, data):
     before = [p.clone() for p in tree.parameters()]
     with pytest.raises(ValueError, match=said):

@@ -38,7 +38,7 @@ def one_cycle(optimizer, learning_rate, steps, warmup=0.3, **options):
         optimizer, learning_rate, total_steps=max(2, steps), pct_start=warmup, **options)
 
 
-def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, every=None,
+def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, every=1,
         callback=None, progress=helpers.Progress):
     """Train on `batches` of (X, Y) and return the list of all losses.
 
@@ -47,7 +47,9 @@ def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, ev
     moving average of its weights. `callback`, `progress`, an interrupt and a loss that is NaN or
     infinite: as in helpers.train. Notebook 06.
     """
-    helpers.check(max_steps=max_steps, **({} if average is None else {"average": average}))
+    helpers.check(max_steps=max_steps, every=every)
+    if average is not None:
+        helpers.check(average=average)
     left = getattr(schedule, "total_steps", math.inf) - getattr(schedule, "last_epoch", 0)
     if left < max_steps:
         raise ValueError(f"schedule has {left} steps left; expected {max_steps}, as in max_steps")
