@@ -15,6 +15,7 @@ import nbformat
 import numpy as np
 import pytest
 
+import course
 import save
 from course import expected
 from save import PATHS, ROOT, code_cells, output_text, repeatable, tags
@@ -37,6 +38,17 @@ def text_of(path):
 def test_the_notebooks_are_numbered_without_gaps():
     assert [path.name[:2] for path in PATHS] == [f"{n:02d}" for n in range(len(PATHS))]
     assert len(PATHS) >= 11
+
+
+def test_the_environment_is_one_line_or_a_table_of_what_to_mend(monkeypatch, capsys):
+    course.environment()
+    assert re.fullmatch(r"Python 3\S+, torch 2\S+: all \d+ packages .*, \d+ cores\n",
+                        capsys.readouterr().out)
+    monkeypatch.setattr(course, "installed", lambda p: "missing" if p == "tqdm" else "2.13.0")
+    course.environment()
+    shown = capsys.readouterr().out.splitlines()
+    assert re.search(r"\d+ to mend", shown[0])
+    assert [row.split()[:2] for row in shown if "tqdm" in row] == [["tqdm", "missing"]]
 
 
 @each_notebook

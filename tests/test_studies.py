@@ -269,7 +269,7 @@ def server(tmp_path):
     """The URL of a PostgreSQL server on a loopback port."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found or importlib.util.find_spec("psycopg") is None:
-        pytest.skip("needs PostgreSQL's initdb (Debian: postgresql) and Python's psycopg[binary]")
+        pytest.skip("needs PostgreSQL's initdb (Debian: postgresql) and tests/requirements.txt")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port, user = free.getsockname()[1], []
