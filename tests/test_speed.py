@@ -1,5 +1,7 @@
 """course.speed and the small stack of course.models: the stack itself, and other processes."""
 
+import re
+
 import pytest
 import torch
 
@@ -71,13 +73,11 @@ def test_a_child_counts_its_own_memory_and_not_that_of_its_parent():
 
 
 def test_a_child_that_fails_or_hangs_says_why(capsys):
-    with pytest.raises(speed.NotMeasured, match=r"use_memory failed: .*no/such"):
-        speed.child("use_memory", work="nothing", way="ours",
-                    **SETTING | {"names_file": "no/such"})
     with pytest.raises(speed.NotMeasured, match=r"took longer than 0\.01 seconds"):
         speed.child("use_memory", timeout=0.01, work="nothing", way="ours", **SETTING)
     assert speed.peak_memories([("a", "b")], **SETTING | {"names_file": "no/such"}) == {}
-    assert "a, b was not measured: use_memory failed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(r"a, b was not measured: use_memory failed: .*no/such", said)
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch, tmp_path, capsys):
