@@ -11,10 +11,11 @@ import nbformat
 import pytest
 
 import helpers
+from course import checking
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-CALL = re.compile(r"\n\n\nexercises\.check_\w+\(.*\)$")
+CALL = re.compile(r"\n\n\n(?:turns|exercises)\.check_\w+\(.*\)$")
 
 # {cell: wrong answers}: in the solution `old` becomes `new`, and the check says `said` (a pattern).
 # Where `old` is None, `new` is the whole answer.
@@ -261,7 +262,8 @@ def wrong_answer(solution, old, new):
 
 # The longest first, so that no process begins with it when the others have finished.
 @pytest.mark.parametrize("path", PATHS[:0:-1], ids=lambda path: path.stem)
-def test_checks_judge_answers(path, run, words_file, capsys):
+def test_checks_judge_answers(path, run, words_file, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(checking, "RIGHT", tmp_path)
     cells, solutions = read(path)
     answers = {id: [solution, *(wrong_answer(solution, old, new) for old, new, _ in WRONG[id])]
                for id, solution in solutions.items()}
@@ -290,8 +292,8 @@ def test_checks_judge_answers(path, run, words_file, capsys):
 
 
 TITLE = re.compile(
-    r"^\*\*\d+\. [^*]+\*\* \((coding|concept|reflection), (?:easy|medium|hard), \d+ minutes; "
-    r"(?:our own|((?:question|challenge|reflection) \d) of the lecture's notes)\)\.", re.M)
+    r"^### \d+\. [^\n]+\n\n\*(coding|concept|reflection) · (?:easy|medium|hard) · \d+ minutes · "
+    r"(?:our own|((?:question|challenge|reflection) \d) of the lecture's notes)\*\n\n", re.M)
 
 
 def test_exercises_have_their_form():
@@ -301,7 +303,7 @@ def test_exercises_have_their_form():
         text = "\n\n".join(f"<<{c.id}>>" if CALL.search(c.source) else c.source for c in cells)
         text = text.partition("\n## Exercises\n")[2]
         titles = list(TITLE.finditer(text))
-        assert len(titles) == len(re.findall(r"^\*\*\d", text, re.M)) > 0, path.name
+        assert len(titles) == len(re.findall(r"^### ", text, re.M)) > 0, path.name
         ends = [*(t.start() for t in titles[1:]), len(text)]
         for title, end in zip(titles, ends, strict=True):
             kind, notes = title.groups()

@@ -1,6 +1,5 @@
 """The published figures of the lecture's five models, and the log of ours beside them."""
 
-import contextlib
 import hashlib
 import json
 import math
@@ -62,11 +61,13 @@ def learned(stage, words, config, lossi):
     return None
 
 
-def performance_log(stage, words, config, parameters, train_loss, val_loss, seconds, steps):
+def performance_log(stage, words, config, parameters, train_loss, val_loss, seconds, steps,
+                    names=()):
     """Hold `stage` against its expected figures; return the log of all stages so far.
 
-    A row measured at the lecture's values is kept in notebooks/output/ for the later notebooks.
-    AssertionError if a figure that applies is missed. `parameters` are the model's tensors.
+    A row measured at the lecture's values is kept in notebooks/output/ for the later notebooks,
+    with `names` that the model made up. AssertionError if a figure that applies is missed.
+    `parameters` are the model's tensors.
     """
     number, _, count, _, reruns, ours = STAGES[stage]
     n_params = sum(p.nelement() for p in parameters)
@@ -86,14 +87,11 @@ def performance_log(stage, words, config, parameters, train_loss, val_loss, seco
         assert low <= val_loss <= high, (
             f"val {val_loss:.4f} is outside {low} to {high}. Check the versions (notebook 00), the "
             "word list (its checksum is in data/README.md), and that no cell was run twice.")
-        save_json(log_file(number), row)
+        save_json(log_file(number), row | {"names": names})
     rows = {}
     for name, (n, _, _, lecture, _, _) in STAGES.items():
         if n <= number:
-            kept = {}
-            with contextlib.suppress(OSError, ValueError, TypeError):
-                kept = dict(json.loads(log_file(n).read_text()))
-            rows[f"{n:02d} {name}"] = (row if n == number else kept) | {
+            rows[f"{n:02d} {name}"] = (row if n == number else kept_row(n)) | {
                 "lecture train / val": "{:.3f} / {:.3f}".format(*lecture)}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=[*row, "lecture train / val"])
     return table.fillna("not run yet")
@@ -102,6 +100,14 @@ def performance_log(stage, words, config, parameters, train_loss, val_loss, seco
 def log_file(number):
     """Where the row of a notebook is kept."""
     return helpers.OUTPUT / f"log_{number:02d}.json"
+
+
+def kept_row(number):
+    """The row of notebook `number`, with its "names"; {} if it has not been run."""
+    try:
+        return dict(json.loads(log_file(number).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def save_json(path, content):

@@ -1,0 +1,1 @@
+"""The checks of the cells *Your turn*: "not done yet", "right: ..." or "wrong: ..."."""
