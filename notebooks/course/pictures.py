@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from matplotlib.collections import LineCollection
 
 import helpers
-from course.plots import COLORS, finished
+from course.plots import COLORS, INK, finished
 
 
 def draw_windows(name, block_size):
@@ -18,7 +18,7 @@ def draw_windows(name, block_size):
         for x, ch in enumerate(window):
             _box(ax, x, y, ch, "#e8e8e8" if ch == "." else "#bfe0f5")
         ax.annotate("", (block_size + 0.75, y), (block_size - 0.35, y),
-                    arrowprops={"arrowstyle": "->"})
+                    arrowprops={"arrowstyle": "->", "color": INK})
         _box(ax, block_size + 1.3, y, target, "#f7d0b5")
     ax.set(xlim=(-0.6, block_size + 2), ylim=(len(rows) - 0.4, -0.6), aspect="equal")
     ax.set_title(f"{name!r}: {len(rows)} windows of {block_size}, one character to predict each")
@@ -27,8 +27,8 @@ def draw_windows(name, block_size):
 
 
 def _box(ax, x, y, text, color):
-    ax.text(x, y, text, ha="center", va="center", family="monospace", size=12, bbox={
-        "boxstyle": "square,pad=0.28", "facecolor": color, "edgecolor": "white"})
+    ax.text(x, y, text, ha="center", va="center", family="monospace", size=12, color="black",
+            bbox={"boxstyle": "square,pad=0.28", "facecolor": color, "edgecolor": "none"})
 
 
 def draw_tree(block_size, n, n_embd, n_hidden, letters=None, node=None):
@@ -47,14 +47,14 @@ def draw_tree(block_size, n, n_embd, n_hidden, letters=None, node=None):
             seen = node and level <= node[0] and i // n ** (node[0] - level) == node[1]
             label = letters[i * span : (i + 1) * span] if span <= 8 else f"{span} letters"
             ax.text(x, -level, label, ha="center", va="center", family="monospace",
-                    size=11 if block_size <= 16 else 7,
+                    size=11 if block_size <= 16 else 7, color="black",
                     bbox={"boxstyle": "round,pad=0.3", "fc": "#f7c9a5" if seen else "#bfe0f5",
                           "ec": COLORS[1] if seen else COLORS[0]})
             if level:
                 for j in range(n):
                     child = (i * n + j + 0.5) * span / n - 0.5
                     ax.plot([child, x], [-level + 0.8, -level + 0.2], lw=2 if seen else 1,
-                            color=COLORS[1] if seen else "gray")
+                            color=COLORS[1] if seen else INK)
         width = n_embd if level == 0 else n_hidden
         ax.text(block_size - 0.2, -level, f"  (T, C) = ({count}, {width}), a box sees {span}",
                 va="center")
@@ -111,18 +111,19 @@ def draw_dilation(kernel_size, dilations, name, output, other=None):
             ax.text(len(letters) - 0.3, -level, f"dilation {d}", va="center")
         nodes = range(first, len(letters))
         ax.scatter(nodes, [-level] * len(nodes), s=260 * small**2, zorder=4, lw=2.5 * small**0.5,
-                   color=["#8cc5e8" if x in of_ours else "#ececec" for x in nodes],
+                   color=[COLORS[5] if x in of_ours else "#bbbbbb" for x in nodes],
                    edgecolor=[COLORS[1] if x in of_theirs else "none" for x in nodes])
     for (blue, orange), segments in lines.items():
         ax.add_collection(LineCollection(
             segments, zorder=1 + blue + orange, lw=1.6 if blue or orange else 0.8,
-            color=COLORS[0] if blue else COLORS[1] if orange else "#e4e4e4",
+            color=COLORS[0] if blue else COLORS[1] if orange else INK + "50",
             capstyle="projecting"))
     for x, ch in enumerate(letters):
-        ax.text(x, 0, ch, ha="center", va="center", family="monospace", size=12 * small, zorder=5)
+        ax.text(x, 0, ch, ha="center", va="center", family="monospace", size=12 * small, zorder=5,
+                color="black")
     for i in range(len(name) + 1):
         ax.text(field - 1 + i, -len(dilations), i, ha="center", va="center", size=9 * small,
-                zorder=5)
+                zorder=5, color="black")
     ax.text(len(letters) - 0.3, 0, "input", va="center")
     seen = len(ours[0])
     title = (f"Kernel {kernel_size}: output {output} sees "

@@ -4,22 +4,35 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from IPython.core.interactiveshell import InteractiveShell
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 import helpers
 from course import wavenet
 
-COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+INK = "#797979"        # as readable on white as on the dark theme's #111111: a contrast of 4.3
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK]
 
 
 def use_style():
-    """The course's one plot style: Okabe and Ito's colours, which colour-blind readers can tell."""
+    """The course's one plot style, for a light page and a dark one.
+
+    Okabe and Ito's colours, which colour-blind readers can tell; gray ink; no background.
+    """
+    for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color",
+                 "grid.color"):
+        plt.rcParams[name] = INK
     plt.rcParams.update({
         "figure.figsize": (9, 3.6), "figure.dpi": 100, "figure.constrained_layout.use": True,
         "axes.prop_cycle": plt.cycler(color=COLORS), "axes.grid": True, "axes.titleweight": "bold",
         "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
         "axes.axisbelow": True, "grid.alpha": 0.3, "font.size": 11, "legend.frameon": False,
-        "image.cmap": "viridis", "savefig.facecolor": "white",
+        "image.cmap": "viridis", "axes.facecolor": "none", "savefig.facecolor": "none",
     })
+    plt.style.library["ggplot"] = {}                    # Optuna's plots would change to it
+    if InteractiveShell.initialized():
+        # With a figure.facecolor of "none" JupyterLab would put a white card behind the picture.
+        set_matplotlib_formats("png", facecolor="none")
 
 
 def finished(fig):
@@ -33,7 +46,7 @@ def draw_losses(lossi, window, raw=False):
     ax = helpers.plot_losses({f"mean of {window}": lossi}, window)
     if raw:
         every = max(1, len(lossi) // 20_000)
-        ax.plot(np.arange(1, len(lossi) + 1)[::every], lossi[::every], lw=0.3, color="#bbbbbb",
+        ax.plot(np.arange(1, len(lossi) + 1)[::every], lossi[::every], lw=0.3, color=INK, alpha=0.5,
                 zorder=0, label="raw")
         for line in ax.legend().get_lines():         # the raw one is too thin to be seen there
             line.set_linewidth(2)
@@ -77,9 +90,9 @@ def draw_positions(hpreact, batch_size, statistic="mean", channel=0, batches=40)
     _, ax = plt.subplots()
     jitter = np.linspace(-0.15, 0.15, batches)
     for t in range(bug.shape[1]):
-        ax.plot(t + 1 + jitter, bug[:, t], "o", ms=4, alpha=0.6, color=COLORS[0],
+        ax.plot(t + 1 + jitter, bug[:, t], "o", ms=4, alpha=0.8, color=COLORS[0],
                 label="bug: one a position" if t == 0 else None)
-    ax.plot(bug.shape[1] + 1 + jitter, fix, "s", ms=4, alpha=0.6, color=COLORS[1],
+    ax.plot(bug.shape[1] + 1 + jitter, fix, "s", ms=4, alpha=0.8, color=COLORS[1],
             label="fix: one for all")
     ticks = range(1, bug.shape[1] + 2)
     ax.set_xticks(ticks, [*map(str, ticks[:-1]), "all"])
@@ -175,10 +188,10 @@ def draw_surprise(model, stoi, name):
     surprise = -p[range(len(name) + 1), ids[1:]].log().numpy()
     fig, ax = plt.subplots(figsize=(max(5, 0.7 * len(name) + 2), 2.8))
     shade = plt.cm.cividis_r(surprise / max(surprise.max(), 3.3))
-    ax.bar(range(len(surprise)), surprise, color=shade, edgecolor="gray")
+    ax.bar(range(len(surprise)), surprise, color=shade, edgecolor=INK)
     ax.set_xticks(range(len(surprise)), [*name, "."], family="monospace", size=13)
-    ax.axhline(np.log(len(stoi)), color="gray", ls=":")
-    ax.text(len(surprise) - 0.4, np.log(len(stoi)), "blind guess", va="bottom", color="dimgray")
+    ax.axhline(np.log(len(stoi)), color=INK, ls=":")
+    ax.text(len(surprise) - 0.4, np.log(len(stoi)), "blind guess", va="bottom")
     letters = [*name, "the end"]
     ax.set(ylabel="surprise (nats)", xlim=(-0.6, len(surprise) + 0.9))
     ax.set_title(f"Most surprising: {letters[surprise.argmax()]}, least: "
@@ -219,7 +232,7 @@ def draw_evidence(tables, part, value, contains=""):
     fig, ax = plt.subplots(figsize=(9, 1.2 + 0.36 * len(groups)))
     for y, group in enumerate(groups):
         values = rows[value][rows.group == group]
-        ax.plot(values, [y] * len(values), "o", color=COLORS[0], alpha=0.6)
+        ax.plot(values, [y] * len(values), "o", color=COLORS[0], alpha=0.8)
         ax.plot([values.mean()] * 2, [y - 0.3, y + 0.3], color=COLORS[1], lw=3)
     ax.set_yticks(range(len(groups)), [str(group) for group in groups])
     ax.invert_yaxis()
