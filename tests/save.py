@@ -117,15 +117,14 @@ def smaller(png):
 
 
 def save(path):
-    """Run the notebook in full and save it: no widget views, small pictures, its machine named."""
+    """Run the notebook in full and save it: stills of panels, small pictures, its machine named."""
     nb = executed(nbformat.read(path, as_version=4), path.parent)
     for cell in code_cells(nb):
-        # Saved without its widget, a view would show an error instead of a panel.
-        cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
         cell.metadata.pop("execution", None)
-        for output in cell.outputs:
-            if "image/png" in output.get("data", {}):
-                output.data["image/png"] = smaller(output.data["image/png"])
+        for data in (output.get("data", {}) for output in cell.outputs):
+            data.pop(WIDGET, None)               # saved without its widget it would be an error
+            if "image/png" in data:
+                data["image/png"] = smaller(data["image/png"])
     nb.metadata["run_on"] = machine()
     nbformat.write(nb, path)
 

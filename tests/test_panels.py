@@ -143,7 +143,7 @@ def test_bricks_say_what_does_not_fit(bricks, said):
 
 def test_bricks_are_added_removed_and_moved():
     panel = panels.bricks_panel(27, 8, 5, 6)
-    chosen, right = panel.children
+    chosen, right = panel.children[0].children
     buttons = {b.description: b for b in right.children[1].children}
     start = list(chosen.options)
     for action, size in (("remove", 5), ("add below", 6), ("move up", 6), ("move down", 6)):

@@ -36,8 +36,8 @@ def reached(monkeypatch):
 
 class Panel:
     def __init__(self, config=TINY, runs=()):
-        *rows, self.message, self.picture, self.leaders = (
-            playground.playground_panel(PARTS, config, runs).children)
+        *rows, self.message, shown = playground.playground_panel(PARTS, config, runs).children
+        self.picture, self.leaders = shown.children
         self.line = rows[1].children[-1]
         self.controls = {w.description: w for row in rows for w in row.children}
 

@@ -1,5 +1,6 @@
 """The interactive panels: controls above a picture of course.plots or course.pictures."""
 
+import base64
 import html
 import io
 
@@ -10,6 +11,17 @@ import torch
 
 import helpers
 from course import pictures, plots
+
+
+class Panel(ipywidgets.VBox):
+    """Controls, and as the last child what they show. A page without a kernel shows only that."""
+
+    def _repr_mimebundle_(self, **kwargs):
+        parts = self.children[-1].children
+        still = ({"image/png": base64.b64encode(parts[0].value).decode()}
+                 if isinstance(parts[0], ipywidgets.Image)
+                 else {"text/html": "".join(part.value for part in parts)})
+        return super()._repr_mimebundle_(**kwargs) | still
 
 
 def panel(draw, **controls):
@@ -28,7 +40,7 @@ def panel(draw, **controls):
         control.style.description_width = "initial"
         control.observe(update, "value")
     update()
-    return ipywidgets.VBox([_row(controls.values()), shown])
+    return Panel([_row(controls.values()), shown])
 
 
 def _row(controls):
@@ -212,8 +224,8 @@ def bricks_panel(vocab_size, block_size, n_embd, n_hidden):
 
     kind.observe(offer, "value")
     update(1)
-    right = ipywidgets.VBox([_row([kind, fan_in, fan_out]), _row(buttons), shown])
-    return _row([chosen, right])
+    right = ipywidgets.VBox([_row([kind, fan_in, fan_out]), _row(buttons)])
+    return Panel([_row([chosen, right]), shown])
 
 
 def tree_panel(vocab_size, n_embd, n_hidden):

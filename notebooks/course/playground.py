@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch.overrides import TorchFunctionMode
 
 import helpers
-from course import fitting, plots
+from course import fitting, panels, plots
 from course.files import write_whole
 
 USUAL = {"lecture": {"learning_rate": 0.1, "batch_size": 32},
@@ -247,4 +247,4 @@ def playground_panel(parts, defaults=None, runs=()):
     draw()
     boxes = [ipywidgets.HBox(box, layout={"flex_flow": "row wrap"})
              for box in (list(controls.values()), [train, stop, save, line])]
-    return ipywidgets.VBox([*boxes, message, picture, leaders])
+    return panels.Panel([*boxes, message, ipywidgets.VBox([picture, leaders])])
