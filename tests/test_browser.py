@@ -29,6 +29,8 @@ CHROMIUM = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-back
 SETTINGS = {"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
             "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}
 ERROR_OF_NOTEBOOK_7 = "Cannot read properties of undefined (reading 'schema')"    # in any file
+UNANSWERED = """[...jupyterapp.shell.currentWidget.sessionContext.session.kernel._futures.values()]
+    .filter(future => future.msg.header.msg_type == "comm_msg").length"""
 CONTROLS = "input, select, textarea, button, .noUi-handle"
 ERRORS = ('.jp-OutputArea [data-mime-type="application/vnd.jupyter.error"], '
           '.jp-OutputArea [data-mime-type="application/vnd.jupyter.stderr"]')
@@ -149,10 +151,15 @@ class Panel:
                 until(lambda before=before: self.shown() != before, f"{label} changes the panel")
 
     def settled(self):
-        """What is shown once it stays the same: the kernel may still answer the last action."""
-        last = []
-        until(lambda: last.append(self.shown()) or last[-2:] == [last[-1]] * 2, "the panel rests")
-        return last[-1]
+        """What is shown once the kernel has answered every action and it stays the same."""
+        seen = []
+
+        def rests():
+            seen.append((self.output.page.evaluate(UNANSWERED), self.shown()))
+            return seen[-2:] == [(0, seen[-1][1])] * 2
+
+        until(rests, "the panel rests")
+        return seen[-1][1]
 
     def shown(self):
         """The text and the pictures of the widgets that are no controls."""
@@ -191,6 +198,7 @@ def served(module, home):
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "MAKEMORE_QUICK": "1"}
     command = [sys.executable, "-m", module, "--no-browser", "--allow-root", "--ip=127.0.0.1",
                "--port=0", f"--ServerApp.root_dir={root}", "--LabApp.extension_manager=readonly",
+               "--expose-app-in-browser",
                # A kernel whose page is closed would keep its memory.
                "--MappingKernelManager.cull_idle_timeout=30",
                "--MappingKernelManager.cull_interval=5"]
