@@ -42,6 +42,11 @@ def tags(cell):
     return cell.metadata.get("tags", [])
 
 
+def hidden(cell):
+    """Whether JupyterLab hides the cell's saved output: it answers a prediction."""
+    return cell.metadata.get("jupyter", {}).get("outputs_hidden", False)
+
+
 def output_text(cell):
     """Everything the cell printed or showed as plain text."""
     return "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs)
@@ -125,6 +130,8 @@ def save(path):
             data.pop(WIDGET, None)               # saved without its widget it would be an error
             if "image/png" in data:
                 data["image/png"] = smaller(data["image/png"])
+        if hidden(cell):                         # JupyterLab shows a line of the first output
+            cell.outputs.insert(0, nbformat.v4.new_output("display_data"))
     nb.metadata["run_on"] = machine()
     nbformat.write(nb, path)
 

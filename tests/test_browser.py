@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import nbformat
 import pytest
 
-from save import PATHS, ROOT, code_cells, copied, tags
+from save import PATHS, ROOT, code_cells, copied, hidden, tags
 
 SCREENS = Path(os.environ.get("MAKEMORE_SCREENS", ROOT / "notebooks" / "output" / "screens"))
 CHROMIUM = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -271,9 +271,14 @@ def menu(page, *labels):
 
 
 def run_all(page, server, nb):
-    """Clear the saved outputs, run all cells and wait for the last."""
+    """Clear the saved outputs, run all cells and wait for the last. It shows what was hidden."""
     cells = page.locator(".jp-Notebook .jp-Cell")
     until(lambda: cells.count() == len(nb.cells), "all cells are in the page")
+    answers = [cells.nth(i).locator(".jp-Cell-outputWrapper")
+               for i, cell in enumerate(nb.cells) if hidden(cell)]
+    for answer in answers:
+        answer.locator(".jp-OutputPlaceholder").wait_for()
+        assert answer.inner_text().strip() == ""            # not even its first line
     name = urlsplit(page.url).path.split("/")[-1]
 
     def idle():
@@ -290,6 +295,7 @@ def run_all(page, server, nb):
     errors = page.locator(ERRORS)
     until(lambda: prompts.all_inner_texts() == numbers or errors.count(), "all cells were run", 180)
     assert errors.all_inner_texts() == []
+    assert all(answer.locator(".jp-OutputArea-output").count() for answer in answers)
 
 
 def unreadable(page):

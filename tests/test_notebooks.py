@@ -18,7 +18,7 @@ import pytest
 import course
 import save
 from course import expected
-from save import PATHS, ROOT, code_cells, output_text, repeatable, tags
+from save import PATHS, ROOT, code_cells, hidden, output_text, repeatable, tags
 
 KNOWN_TAGS = {"parameters", "nbval-check-output", "nbval-ignore-output"}
 COURSE = sorted((ROOT / "notebooks" / "course").glob("*.py"))
@@ -65,6 +65,8 @@ def test_was_saved_after_a_full_run_from_the_top(path):
             assert output.output_type != "error", cell.id
             assert output.get("name") != "stderr", (cell.id, output.text)
             assert save.WIDGET not in output.get("data", {}), cell.id
+            if "image/png" in output.get("data", {}):
+                assert len(cell.metadata["mystnb"]["image"]["alt"]) >= 30, cell.id
         assert not re.search("quick mode|not run yet|Not held", output_text(cell)), cell.id
 
 
@@ -95,6 +97,19 @@ def test_begins_with_the_parameters_and_one_setup_and_then_teaches(path):
         if cell.id != "test":        # where notebook 03 teaches how to write a test
             assert not re.search(r"\bcapped\(|\bQUICK\b|sys\.path|^\s*assert\b|KeyboardInterrupt",
                                  cell.source, re.M), cell.id
+
+
+@pytest.mark.parametrize("path", PATHS[:6], ids=lambda path: path.stem)
+def test_a_prediction_is_answered_by_a_hidden_output_and_a_folded_text(path):
+    cells = read(path).cells
+    asked = [i for i, cell in enumerate(cells)
+             if cell.cell_type == "markdown" and "**Predict.**" in cell.source]
+    assert asked
+    for i in asked:
+        assert hidden(cells[i + 1]), cells[i].id
+        assert cells[i + 1].outputs[0] == {"output_type": "display_data", "data": {},
+                                           "metadata": {}}, "its first line would be shown"
+        assert cells[i + 2].source.startswith("<details><summary>Answer</summary>"), cells[i].id
 
 
 @pytest.mark.parametrize("path", [*PATHS, *ROOT.glob("*.md"), *ROOT.glob("*/*.md")],
