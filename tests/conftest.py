@@ -67,13 +67,11 @@ def run(monkeypatch, tmp_path, only_this_computer):
         known = parameters(path)
         cells = code_cells(with_parameters(path, {k: v for k, v in changes.items() if k in known}))
         namespace = {"__name__": "__main__"}
-        try:
-            for cell in choose(cells):
-                with around(cell):
-                    exec(compile(cell.source, f"{path.name}:{cell.id}", "exec"), namespace)
-        finally:
-            plt.close("all")
+        for cell in choose(cells):
+            with around(cell):
+                exec(compile(cell.source, f"{path.name}:{cell.id}", "exec"), namespace)
         assert not (tmp_path / "output").exists(), "a run with other values was kept as a result"
         return namespace, cells
 
-    return run
+    yield run
+    plt.close("all")

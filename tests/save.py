@@ -3,13 +3,7 @@
     python tests/save.py 03 04
 
 runs notebooks 03 and 04 from the top and saves them; without numbers, all of them, in order. It
-also draws the README's picture.
-
-    python tests/save.py record
-
-runs notebook 08 with recipe = "record", about 20 minutes, and keeps what it measures in
-data/wavenet_record.json.
-"""
+also draws the README's picture."""
 
 import ast
 import base64
@@ -98,14 +92,14 @@ def losses(outputs):
         output_text(nbformat.NotebookNode(outputs=outputs)))]
 
 
-def executed(nb, folder):
-    """The notebook after a full run in `folder`."""
+def executed(nb, folder, env=os.environ | {"MAKEMORE_QUICK": "0"}, **options):
+    """The notebook after a run in `folder`, in full unless `env` says other."""
     done = subprocess.run(
         [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdin",
          "--stdout", "--ExecutePreprocessor.store_widget_state=False",
          "--ExecutePreprocessor.timeout=7200", "--ExecutePreprocessor.iopub_timeout=60"],
         input=nbformat.writes(nb), encoding="utf-8", stdout=subprocess.PIPE, cwd=folder,
-        check=True, env=os.environ | {"MAKEMORE_QUICK": "0", "PYTHONIOENCODING": "utf-8"})
+        check=True, env=env | {"PYTHONIOENCODING": "utf-8"}, **options)
     return nbformat.reads(done.stdout, as_version=4)
 
 
@@ -145,19 +139,8 @@ def draw_picture():
     pictures.draw_tree(8, 2, 10, 68, "isabella").savefig(ROOT / "docs" / "tree.png")
 
 
-def record():
-    """Run notebook 08 with its record recipe and keep what it measures."""
-    path = next(path for path in PATHS if path.name.startswith("08"))
-    executed(with_parameters(path, {"recipe": "record", "pair_seeds": 2, "pair_epochs": 1}),
-             path.parent)
-    kept = path.parent / "output" / "wavenet_record.json"
-    shutil.move(kept, ROOT / "data" / kept.name)
-
-
 def main(arguments):
     """The command."""
-    if arguments == ["record"]:
-        return record()
     unknown = set(arguments) - {path.name[:2] for path in PATHS}
     if unknown:
         sys.exit(f"There is no notebook {', '.join(sorted(unknown))}: use two digits, as in 03.")

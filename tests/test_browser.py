@@ -97,7 +97,7 @@ PANELS = {
 }
 
 
-def test_every_panel_has_its_interactions_and_the_like_in_print():
+def test_every_panel_has_its_interactions_the_like_in_print_and_a_still():
     cells = {(path.name[:2], cell.id): cell for path in PATHS
              for cell in code_cells(nbformat.read(path, as_version=4))}
     order = list(cells)
@@ -106,14 +106,17 @@ def test_every_panel_has_its_interactions_and_the_like_in_print():
     for (number, panel), (static, _) in PANELS.items():
         assert order.index((number, static)) < order.index((number, panel))
         assert cells[number, static].outputs, (number, static)
+        still, = cells[number, panel].outputs
+        assert {"image/png", "text/html"} & still.data.keys(), (number, panel)
 
 
 def until(condition, what, seconds=120):
-    """Wait for the condition."""
+    """Wait for the condition; return what it found."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < end, f"after {seconds} s still not: {what}"
         time.sleep(0.1)
+    return found
 
 
 class Panel:
@@ -139,8 +142,7 @@ class Panel:
             if kind == "slide":
                 control.press(value)
             elif kind == "choose":
-                by = "index" if isinstance(value[0], int) else "label"
-                control.select_option(**{by: list(value)})
+                control.select_option(label=list(value))
             elif kind == "type":
                 control.fill("")
                 control.press_sequentially(*value)

@@ -4,17 +4,14 @@ import dis
 import itertools
 import re
 import types
-from pathlib import Path
 
-import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
 import helpers
 from course import checking
+from save import PATHS, code_cells
 
-ROOT = Path(__file__).resolve().parent.parent
-PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 CALL = re.compile(r"\n\n\n(?:turns|exercises)\.check_\w+\(.*\)$")
 
 # {cell: wrong answers}: in the solution `old` becomes `new`, and the check says `said` (a pattern).
@@ -218,16 +215,11 @@ def draw_names(probs, n):
 
 def global_names(code):
     """(assigned, used): the global names of a code object."""
-    assigned, used = set(), set()
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("STORE_NAME", "STORE_GLOBAL"):
-            assigned.add(instruction.argval)
-        elif instruction.opname in ("LOAD_NAME", "LOAD_GLOBAL"):
-            used.add(instruction.argval)
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            used |= global_names(inner)[1]
-    return assigned, used
+    done = [(i.opname, i.argval) for i in dis.get_instructions(code)]
+    used = {name for action, name in done if action in ("LOAD_NAME", "LOAD_GLOBAL")}
+    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    return ({name for action, name in done if action in ("STORE_NAME", "STORE_GLOBAL")},
+            used.union(*(global_names(const)[1] for const in inner)))
 
 
 def needed(cells, answers):
@@ -246,18 +238,16 @@ def needed(cells, answers):
 
 def read(path):
     """(code cells, {id of an exercise's cell: its solution})."""
-    cells = nbformat.read(path, as_version=4).cells
+    nb = nbformat.read(path, as_version=4)
     solutions = {cell.id: re.search(r"<summary>Solution</summary>\n\n```python\n(.*?)```",
                                     below.source, re.S)[1]
-                 for cell, below in itertools.pairwise(cells) if CALL.search(cell.source)}
-    return [c for c in cells if c.cell_type == "code" and c.source.strip()], solutions
+                 for cell, below in itertools.pairwise(nb.cells) if CALL.search(cell.source)}
+    return code_cells(nb), solutions
 
 
 def wrong_answer(solution, old, new):
-    if old is None:
-        return new
-    assert old in solution
-    return solution.replace(old, new)
+    assert old is None or old in solution
+    return new if old is None else solution.replace(old, new)
 
 
 # The longest first, so that no process begins with it when the others have finished.
@@ -323,9 +313,3 @@ def test_exercises_have_their_form():
     assert all(len(answers) >= 2 for answers in WRONG.values())
     assert from_the_notes == {f"{kind} {n}" for kind, count in (
         ("question", 6), ("challenge", 5), ("reflection", 4)) for n in range(1, count + 1)}
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")

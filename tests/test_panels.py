@@ -11,8 +11,7 @@ import torch
 import helpers
 from course import panels, pictures, plots, wavenet
 
-STOI = {ch: i for i, ch in enumerate(".abcdefghijklmnopqrstuvwxyz")}
-ITOS = {i: ch for ch, i in STOI.items()}
+STOI, ITOS = helpers.build_vocab(helpers.load_words())
 LOSSI = np.linspace(3, 2, 400).tolist()
 RUNS = {(name, scale, size): [3 - scale * i / 99 for i in range(60)]
         for name in ("SGD", "Adam") for scale in (0.1, 1) for size in (32, 256)}
@@ -75,21 +74,15 @@ def test_every_control_changes_what_is_shown(name):
 
 
 def test_every_tree_that_is_offered_is_drawn_with_a_box_of_its_own(monkeypatch):
-    drawn, draw = [], pictures.draw_tree
-
-    def recorded(*tree, node):
-        drawn.append((tree[:2], node))
-        ax = draw(*tree, node=node).axes[0]                            # its picture takes long
-        return ax.get_title("left") + ax.get_title("center")           # the style moves it
-
-    monkeypatch.setattr(pictures, "draw_tree", recorded)
+    drawn = []
+    monkeypatch.setattr(pictures, "draw_tree",
+                        lambda *tree, node: drawn.append((tree[:2], node)) or "a picture")
     panel = panels.tree_panel(27, 5, 6)
     tree, node = panel.children[0].children
     for _, value in tree._options_full[::-1]:
         tree.value = value
         node.index = len(node.options) - 1
         assert drawn[-1] == (value, node.value)
-        assert "orange" in shown(panel)[0]
         assert f"receptive field {value[0]} characters" in shown(panel)[1]
     assert all(i < helpers.tree_levels(*tree)[level] for tree, (level, i) in drawn)
 
@@ -139,18 +132,6 @@ def test_a_run_that_flew_off_and_a_group_that_is_not_there():
 def test_bricks_say_what_does_not_fit(bricks, said):
     _, verdict = panels.brick_table(bricks, 27, 8)
     assert re.search(said, verdict)
-
-
-def test_bricks_are_added_removed_and_moved():
-    panel = panels.bricks_panel(27, 8, 5, 6)
-    chosen, right = panel.children[0].children
-    buttons = {b.description: b for b in right.children[1].children}
-    start = list(chosen.options)
-    for action, size in (("remove", 5), ("add below", 6), ("move up", 6), ("move down", 6)):
-        buttons[action].click()
-        assert len(chosen.options) == size
-    buttons["start again"].click()
-    assert list(chosen.options) == start
 
 
 def test_a_cone_counts_each_node_once():

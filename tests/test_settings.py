@@ -22,7 +22,7 @@ from jupyter_client.manager import start_new_kernel
 
 import helpers
 from course import fitting
-from save import PATHS, ROOT, code_cells, copied, output_text, parameters
+from save import PATHS, ROOT, code_cells, copied, executed, output_text, parameters
 
 NAMES = helpers.load_words()
 FEW = {"names_file": NAMES[::10], "pair_seeds": 2, "workers": 1}
@@ -81,17 +81,18 @@ def test_runs_with_other_values_and_words(path, which, run, words_file):
 
 # Values that make no sense, by the name of the hyperparameter, and what the reader is told.
 IMPOSSIBLE = {
-    "learning_rate": [(0, "learning_rate is 0"), (math.nan, "learning_rate is nan"),
-                      ("0.1", "learning_rate is '0.1'")],
-    "weight_decay": [(-1, "weight_decay is -1")],
-    "dropout": [(1.0, "dropout is 1.0")],
-    "dilations": [([], r"dilations is \[\]"), ([1, 0], r"is \[1, 0\]"), (4, "dilations is 4")],
+    "learning_rate": [(0, "learning_rate is 0; expected a positive number"),
+                      (math.nan, "learning_rate is nan"), ("0.1", "learning_rate is '0.1'")],
+    "weight_decay": [(-1, "weight_decay is -1; expected a number of 0")],
+    "dropout": [(1.0, "dropout is 1.0; expected a number from 0 to below 1")],
+    "dilations": [([], r"dilations is \[\]; expected a list such as"),
+                  ([1, 0], r"is \[1, 0\]"), (4, "dilations is 4")],
     "recipe": [("slow", "recipe is 'slow'")],
-    "seed": [(2**32, "seed is 4294967296"), (-1, "seed is -1"), ("a", "seed is 'a'")],
+    "seed": [(2**32, "is 4294967296"), (-1, "seed is -1; expected an int"), ("a", "seed is 'a'")],
     "names_file": [("nowhere.txt", "nowhere.txt: no such file"),
                    (NAMES[:1], "1 words .* at least 10"), (NAMES[:3], "3 words .* at least 10")],
     "storage": [],                             # the study says so itself: test_studies.py
-    "run_lecture": [("no", "run_lecture is 'no'")],
+    "run_lecture": [("no", "run_lecture is 'no'; expected True or False")],
     "batch_size": [(1, "batch_size is 1; .* from 2"), ("32", "batch_size is '32'")],
     "group_size": [(1, "group_size is 1"), (2.0, "group_size is 2.0")],
 }
@@ -111,13 +112,8 @@ def test_an_impossible_value_is_refused_before_any_training(path, setting, said,
     if isinstance(setting.get("names_file"), list):
         setting = {"names_file": words_file(setting["names_file"])}
     started = []
-
-    def around(cell):
-        started.append(cell.id)
-        return contextlib.nullcontext()
-
     with pytest.raises((ValueError, FileNotFoundError, OSError), match=said):
-        run(path, setting, around)
+        run(path, setting, lambda cell: started.append(cell.id) or contextlib.nullcontext())
     # The parameters, papermill's own, setup, data, configuration; 01 splits its words step by step.
     assert len(started) <= 5 or "names_file" in setting, started
 
@@ -204,7 +200,7 @@ def test_runs_in_a_folder_and_writes_only_its_output(name, how, tmp_path):
     nb = nbformat.read(project / "notebooks" / name, as_version=4)
     before, options = files(project), {}
     if how == "read-only":
-        for path in (paths := [project, *project.rglob("*")]):
+        for path in [project, *project.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
         if hasattr(os, "getuid") and os.getuid() == 0:
             drop, override = 24, 1           # root may write anywhere until it gives up this right
@@ -212,17 +208,8 @@ def test_runs_in_a_folder_and_writes_only_its_output(name, how, tmp_path):
     (tmp_path / "home").mkdir()
     env = {k: v for k, v in os.environ.items()
            if k not in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "PYTHONPATH")}
-    env |= {"MAKEMORE_QUICK": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8",
-            "HOME": str(tmp_path / "home")}
-    done = subprocess.run(
-        [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--stdin",
-         "--stdout", "--ExecutePreprocessor.timeout=600"], input=nbformat.writes(nb), text=True,
-        encoding="utf-8", capture_output=True, env=env, check=False, **options,
-        cwd=project if how.startswith("started") else project / "notebooks")
-    if how == "read-only":
-        for path in paths:
-            path.chmod(0o755)
-    assert done.returncode == 0, done.stderr[-3000:]
+    env |= {"MAKEMORE_QUICK": "1", "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path / "home")}
+    executed(nb, project if how.startswith("started") else project / "notebooks", env, **options)
     changed = [path for path, content in files(project).items() if before.get(path) != content]
     assert all(path.is_relative_to(project / "notebooks" / "output") for path in changed), changed
     assert how != "read-only" or not changed

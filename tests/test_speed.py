@@ -1,4 +1,4 @@
-"""course.speed and the small stack of course.models: the stack itself, and other processes."""
+"""course.speed: what is measured in other processes."""
 
 import re
 
@@ -6,54 +6,7 @@ import pytest
 import torch
 
 import helpers
-from course import models, speed, wavenet
-from course.fitting import PAD
-
-WORDS = ["ada", "eve", "ida", "emma", "nina", "otto", "anna", "adam", "edna", "dean"] * 4
-NAMES = wavenet.encode_names(WORDS, helpers.build_vocab(WORDS)[0])
-
-
-@pytest.fixture
-def stack():
-    torch.manual_seed(0)
-    return models.Stack(27, 24, 16, kernel_size=5, dilations=(1, 2))
-
-
-def test_the_stack_is_causal_and_sees_its_field(stack):
-    X = torch.randint(1, 27, (1, 20))
-    embedded = stack.embedding(X).detach().requires_grad_()
-    stack.embedding.register_forward_hook(lambda *args: embedded)
-    grad, = torch.autograd.grad(stack(X)[0, 12].pow(2).sum(), embedded)
-    assert grad[0].abs().sum(1).nonzero().flatten().tolist() == list(range(5, 13))
-    assert stack.receptive_field == 8
-
-
-def test_the_stack_is_the_same_by_rows_by_masks_and_from_rings(stack):
-    X, Y = NAMES
-    with torch.no_grad():
-        rows, masks = stack(X), stack(X, [wavenet.WordHistory(X)] * 3)
-        rings = wavenet.ring_buffers(stack, len(X))
-        ringed = torch.stack([stack(x, rings) for x in X.T], dim=1)
-    assert all((rows - other)[Y != PAD].abs().max() < 1e-5 for other in (masks, ringed))
-
-
-def test_the_stack_of_the_race_has_76_275_parameters_and_all_get_a_gradient():
-    net = models.Stack(27, 24, 120)
-    assert sum(p.nelement() for p in net.parameters()) == 76_275
-    net(torch.randint(27, (2, 9))).square().sum().backward()
-    assert all(p.grad is not None and p.grad.any() for p in net.parameters())
-
-
-def test_length_batches_have_every_name_once_an_epoch_and_change_with_the_epoch():
-    X, batches = NAMES[0], models.length_batches(*NAMES, 6)
-    epochs = [[next(batches) for _ in range(7)] for _ in range(2)]
-    for epoch in epochs:
-        rows = [row[row != 0].tolist() for x, _ in epoch for row in x]
-        assert sorted(rows) == sorted(row[row != 0].tolist() for row in X)
-        assert sum((y == PAD).sum() for _, y in epoch) <= 6
-    first, second = ([x.tolist() for x, _ in epoch] for epoch in epochs)
-    assert first != second
-
+from course import speed
 
 SETTING = {"names_file": "data/names.txt", "block_size": 4, "n_embd": 4, "n_hidden": 8,
            "stack": [4, 8], "steps": 2, "windows": 500, "names": 5}

@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -22,6 +21,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from course import runs, search, storage, studies, tables
+from test_browser import until
 
 WORDS = ["anna", "bob", "carla", "dora", "eva", "fritz", "gina", "hans", "ida", "jo"] * 20
 
@@ -33,14 +33,6 @@ def words(words_file):
 
 def ngrams(words, n):
     return [{"model": "n-gram", "words": words, "order": order} for order in range(n)]
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-    return found
 
 
 def states(study):
@@ -90,9 +82,10 @@ def test_a_killed_worker_and_a_killed_parent_lose_nothing(words, tmp_path, monke
     configs = [*ngrams(words, 2), hanging, *ngrams(words, 4)]
     study = studies.open_study("s", "s.db", configs)
     parent = python(PARENT, HANGS)
-    until(lambda: states(study) == ["complete", "complete", "running", "waiting", "waiting"])
+    until(lambda: states(study) == ["complete", "complete", "running", "waiting", "waiting"],
+          "the third trial runs")
     before = tables.table(study)
-    worker = until(lambda: tables.table(study).worker.dropna().get(2))
+    worker = until(lambda: tables.table(study).worker.dropna().get(2), "its worker is known")
     parent.kill()                                                           # kill -9
     parent.wait()
     os.kill(int(worker), signal.SIGKILL)
@@ -168,31 +161,22 @@ def test_a_full_storage_is_one_clear_error(words, tmp_path):
                             lambda connection, _: connection.execute("PRAGMA max_page_count = 1"))
     engine.dispose()
 
-    @storage.clear_errors()
-    def fill():
-        for i in range(100):
-            study.set_user_attr(f"note {i}", "x" * 100_000)
-
-    with pytest.raises(storage.StorageError, match=r"disk is full\. Finished trials are kept"):
-        fill()
+    said = r"disk is full\. Finished trials are kept"
+    with pytest.raises(storage.StorageError, match=said), storage.clear_errors():
+        [study.set_user_attr(f"note {i}", "x" * 100_000) for i in range(100)]
     assert states(studies.open_study("s", tmp_path / "s.db"))[:2] == ["complete"] * 2
-
-
-def test_a_read_only_storage_is_one_clear_error(words, tmp_path):
-    studies.open_study("s", tmp_path / "s.db", ngrams(words, 1))
-    url = f"sqlite:///file:{tmp_path / 's.db'}?mode=ro&uri=true"
-    with pytest.raises(storage.StorageError, match=r"readonly database\. Finished trials are kept"):
-        studies.open_study("s", url, ngrams(words, 2))
 
 
 @pytest.mark.parametrize(("where", "message"), [
     ("postgresql+nothing://here/db", "nothing"), ("no database", "not a database"),
-    ("sqlite:////no/such/folder/s.db", "unable to open")])
-def test_a_storage_that_cannot_be_is_one_clear_error(where, message, tmp_path, monkeypatch):
+    ("sqlite:////no/such/folder/s.db", "unable to open"),
+    ("sqlite:///file:s.db?mode=ro&uri=true", r"readonly database\. Finished trials are kept")])
+def test_a_storage_that_cannot_be_is_one_clear_error(where, message, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    studies.open_study("s", "s.db", ngrams(words, 1))
     Path("no database").write_text("words\n" * 1000, encoding="utf-8")
     with pytest.raises(storage.StorageError, match=message):
-        studies.open_study("s", where)
+        studies.open_study("s", where, ngrams(words, 2))
 
 
 def test_workers_that_end_too_early_say_why(words, tmp_path, monkeypatch):

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 import helpers
 from course import fitting, models, wavenet
 
-STOI = {ch: i for i, ch in enumerate(".abcdefghijklmnopqrstuvwxyz")}
-ITOS = {i: ch for ch, i in STOI.items()}
+STOI, ITOS = helpers.build_vocab(helpers.load_words())
 close = functools.partial(torch.allclose, atol=1e-5)
 WORDS = ["emma", "ada", "eve", "ida", "nina", "otto", "anna", "adam", "edna", "dean"]
 
@@ -63,32 +62,40 @@ def test_a_causal_convolution_is_torchs_with_zeros_on_its_left(kernel_size, dila
     assert close(conv(x, history), theirs)
 
 
-@pytest.mark.parametrize("switches", [
-    {}, {"kernel_size": 3}, {"skip": False}, {"gate": False, "residual": False, "head": False}])
-def test_all_kinds_of_wavenet_use_each_parameter_and_run_on_ring_buffers(switches, names):
+@pytest.mark.parametrize("make", [
+    *(functools.partial(wavenet.WaveNet, 27, 8, 12, [1, 2, 4], **switches) for switches in (
+        {}, {"kernel_size": 3}, {"skip": False}, {"gate": False, "residual": False, "head": False})
+      ), lambda: models.Stack(27, 24, 16)])
+def test_all_stacks_use_each_parameter_and_run_on_ring_buffers(make, names):
     X, Y = names
     torch.manual_seed(1)
-    net = wavenet.WaveNet(27, 8, 12, [1, 2, 4], **switches)
+    net = make()
     fitting.position_loss(net(X), Y).backward()
     assert all(p.grad is not None and p.grad.any() for p in net.parameters())
     with torch.no_grad():
         rings = wavenet.ring_buffers(net, len(X))
         ringed = torch.stack([net(x, rings) for x in X.T], dim=1)
-        assert (ringed - net(X))[Y != fitting.PAD].abs().max() < 1e-5
+        masked = net(X, [wavenet.WordHistory(X)] * len(net.layers))
+        for other in (ringed, masked):
+            assert (other - net(X))[Y != fitting.PAD].abs().max() < 1e-5
         with pytest.raises(ValueError, match="zip"):
             net(X[:, 0], wavenet.ring_buffers(net, len(X))[:-1])      # too few
 
 
-@pytest.mark.parametrize("kernel_size", [2, 3])
-def test_a_wavenet_sees_its_receptive_field_and_no_later_position(kernel_size):
+@pytest.mark.parametrize(("make", "field"), [
+    (lambda: wavenet.WaveNet(27, 8, 12, [1, 2]), 4),
+    (lambda: wavenet.WaveNet(27, 8, 12, [1, 2], kernel_size=3), 7),
+    (lambda: models.Stack(27, 24, 16), 8)])
+def test_a_stack_sees_its_receptive_field_and_no_later_position(make, field):
     torch.manual_seed(1)
-    net = wavenet.WaveNet(27, 8, 12, [1, 2], kernel_size=kernel_size)
+    net = make()
     X = torch.randint(1, 27, (1, 20))
     seen = []
     net.embedding.register_forward_hook(lambda *args: seen.append(args[2]))
     grad, = torch.autograd.grad(net(X)[0, 12].pow(2).sum(), seen)
     positions = grad[0].abs().sum(1).nonzero().flatten().tolist()
-    assert positions == list(range(13 - net.receptive_field, 13))
+    assert positions == list(range(13 - field, 13))
+    assert net.receptive_field == field
 
 
 def test_generated_names_follow_the_seed_and_the_prefix_and_equal_the_slow_way(net):
@@ -240,6 +247,22 @@ def test_the_rivals_do_not_see_the_future(make):
     with torch.no_grad():
         assert torch.allclose(net(X)[:, :5], net(changed)[:, :5], atol=1e-6)
         assert not torch.allclose(net(X)[:, 5:], net(changed)[:, 5:], atol=1e-3)
+
+
+def test_the_stack_of_the_race_has_76_275_parameters():
+    assert sum(p.nelement() for p in models.Stack(27, 24, 120).parameters()) == 76_275
+
+
+def test_length_batches_have_every_name_once_an_epoch_and_change_with_the_epoch():
+    words = WORDS * 4
+    batches = models.length_batches(*wavenet.encode_names(words, STOI), 6)
+    epochs = [[next(batches) for _ in range(7)] for _ in range(2)]
+    for epoch in epochs:
+        rows = ["".join(ITOS[i] for i in row.tolist() if i) for X, _ in epoch for row in X]
+        assert sorted(rows) == sorted(words)
+        assert sum((Y == fitting.PAD).sum() for _, Y in epoch) <= 6
+    first, second = ([X.tolist() for X, _ in epoch] for epoch in epochs)
+    assert first != second
 
 
 def test_adamw_shrinks_the_matrices_alone():
