@@ -1,4 +1,4 @@
-"""The checks of the coding exercises: each prints "not done yet", "right: ..." or "wrong: ..."."""
+"""The checks of the coding exercises, and which of them have been passed."""
 
 import copy
 
@@ -29,7 +29,7 @@ from course.checking import (
 def progress():
     """A table of the notebooks: how many of their turns and exercises are right so far, and which.
 
-    Its source are the files that the checks leave in notebooks/output/right.
+    The checks leave an empty file in notebooks/output/right for every right answer.
     """
     found = {}
     for name, function in sorted((vars(turns) | globals()).items()):
@@ -38,7 +38,7 @@ def progress():
     rows = {number: (sum(checks.values()), len(checks), ", ".join(
         name.removeprefix("check_").replace("_", " ") for name, right in checks.items() if right))
         for number, checks in sorted(found.items())}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["right", "of", "which"])
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["right so far", "of", "which"])
 
 
 @check
