@@ -235,7 +235,7 @@ def test_readme_has_the_results_of_the_notebooks():
 
 def test_readme_and_the_first_notebook_show_the_same_map():
     def rows(text):
-        row = r"^\| \[?(\d\d [^|\]]+).*\| (.*) \| (.*) min \| (.*) min \|$"
+        row = r"^\| \[?(\d\d [^|\]]+).*?\| (.*) \| (.*) min \| (.*) min \| (.*) min \|$"
         found = re.findall(row, text, re.M)
         return [tuple(cell.strip() for cell in cells) for cells in found]
 

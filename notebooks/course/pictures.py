@@ -4,31 +4,95 @@ import string
 
 import matplotlib.pyplot as plt
 from matplotlib.collections import LineCollection
+from matplotlib.patches import Rectangle
 
 import helpers
 from course.plots import COLORS, INK, finished
 
 
-def draw_windows(name, block_size):
-    """Every window of `name` as a row of boxes, the character to predict at its right."""
-    rows = ["." * block_size + name + "."]
-    rows = [(rows[0][i : i + block_size], rows[0][i + block_size]) for i in range(len(name) + 1)]
-    _, ax = plt.subplots(figsize=(max(4, 0.45 * block_size + 2.5), 0.42 * len(rows) + 0.7))
-    for y, (window, target) in enumerate(rows):
-        for x, ch in enumerate(window):
-            _box(ax, x, y, ch, "#e8e8e8" if ch == "." else "#bfe0f5")
-        ax.annotate("", (block_size + 0.75, y), (block_size - 0.35, y),
-                    arrowprops={"arrowstyle": "->", "color": INK})
-        _box(ax, block_size + 1.3, y, target, "#f7d0b5")
-    ax.set(xlim=(-0.6, block_size + 2), ylim=(len(rows) - 0.4, -0.6), aspect="equal")
-    ax.set_title(f"{name!r}: {len(rows)} windows of {block_size}, one character to predict each")
+def draw_windows(name, block_size, most=16):
+    """The word once; below it each window in its place, and at its right what comes next.
+
+    At most the first `most` windows.
+    """
+    text, count = "." * block_size + name + ".", len(name) + 1
+    shown = min(count, most)
+    width = block_size + shown + 1
+    fig, ax = plt.subplots(figsize=(max(3.2, 0.36 * width), 0.42 * (shown + 1.1) + 0.5))
+    size = min(12, 12 * 24 / width)
+    for x, ch in enumerate(text[:width]):
+        ax.text(x, 0.1, ch, ha="center", va="center", family="monospace", size=size)
+    for y in range(shown):
+        for x in range(y, y + block_size + 1):
+            target = x == y + block_size
+            _box(ax, x, y + 1, text[x], "#f7d0b5" if target else "#e8e8e8" if text[x] == "."
+                 else "#bfe0f5", size)
+        ax.add_patch(Rectangle((y - 0.5, y + 0.57), block_size, 0.86, fill=False, lw=1.5,
+                               edgecolor=COLORS[0], zorder=5))
+    ax.set(xlim=(-0.7, width - 0.3), ylim=(shown + 0.6, -0.5))
+    ax.set_title(f"{name[:12]!r}: {count} examples" + f", the first {shown}" * (shown < count))
     ax.axis("off")
-    return finished(ax.figure)
+    return finished(fig)
 
 
-def _box(ax, x, y, text, color):
-    ax.text(x, y, text, ha="center", va="center", family="monospace", size=12, color="black",
-            bbox={"boxstyle": "square,pad=0.28", "facecolor": color, "edgecolor": "none"})
+def _box(ax, x, y, text, color, size=12):
+    ax.text(x, y, text, ha="center", va="center", family="monospace", size=size, color="black",
+            zorder=4)
+    ax.add_patch(Rectangle((x - 0.44, y - 0.36), 0.88, 0.72, facecolor=color, edgecolor="none",
+                           zorder=3))
+
+
+def draw_mlp(window, vocab_size, n_embd, n_hidden):
+    """The network of notebook 01 from left to right, for the characters of one window.
+
+    Each column has what it is above and its shape below. Long columns are shortened.
+    """
+    T, hues = len(window), [COLORS[0], COLORS[1], COLORS[2], COLORS[3]]
+    shown, cells = min(T, 4), min(n_embd, 10)
+    fig, ax = plt.subplots(figsize=(9.6, 4.2))
+    mid = [6 * (shown - 1 - 2 * t) / 2 / max(shown, 1) * 1.2 for t in range(shown)]
+    row = 7.2 / (shown * cells)                              # the height of a number in the stack
+    for t, y in enumerate(mid):
+        _tile(ax, 0, y, 0.9, 0.9, hues[t])
+        ax.text(0, y, window[T - shown + t], ha="center", va="center", family="monospace", size=14,
+                color="white", zorder=4)
+        for i in range(cells):
+            _tile(ax, 2.2 + 0.27 * i, y, 0.22, 0.6, hues[t])
+            _tile(ax, 7, 3.6 - (t * cells + i + 0.5) * row, 0.5, 0.8 * row, hues[t])
+        _arrow(ax, (0.6, y), (1.95, y))
+        _arrow(ax, (2.2 + 0.27 * cells, y), (6.6, 3.6 - (t + 0.5) * cells * row))
+    neurons = [3.3 - 6.6 * i / 8 for i in range(9)]
+    for y in neurons:
+        ax.plot(10.5, y, "o", ms=12, color=COLORS[5], zorder=3)
+        lines = [((7.3, 3.6 - (i + 0.5) * row), (10.3, y)) for i in range(0, shown * cells, 2)]
+        lines += [((10.7, y), (13.6, 3.35 - 6.7 * j / 13)) for j in range(0, 14, 2)]
+        ax.add_collection(LineCollection(lines, lw=0.4, color=INK, alpha=0.5))
+    for j in range(14):
+        _tile(ax, 13.9, 3.35 - 6.7 * j / 13, 0.5, 0.4, COLORS[4])
+    count = vocab_size * (n_embd + n_hidden + 1) + (T * n_embd + 2) * n_hidden
+    for x, what, size in ((0, f"{T} characters", f"(B, {T})"),
+                          (3.3, f"{n_embd} numbers each", f"(B, {T}, {n_embd})"),
+                          (7, f"{T * n_embd} numbers", f"(B, {T * n_embd})"),
+                          (10.5, f"{n_hidden} neurons", f"(B, {n_hidden})"),
+                          (13.9, f"{vocab_size} scores", f"(B, {vocab_size})")):
+        ax.text(x, 4.5, what, ha="center", weight="bold")
+        ax.text(x, -4.7, size, ha="center", family="monospace")
+    for x, step in ((1.25, "look up\nin E"), (5.7, "side by\nside"),
+                    (8.8, "@ W1, normalise,\ntanh"), (12.2, "@ W2\n+ b2")):
+        ax.text(x, -5.9, step, ha="center", va="center", color=COLORS[1])
+    ax.set_title(f"From {T} characters to {vocab_size} scores with {count:,} parameters")
+    ax.set(xlim=(-1.2, 15.2), ylim=(-6.6, 5.1))
+    ax.axis("off")
+    return finished(fig)
+
+
+def _tile(ax, x, y, width, height, color):
+    ax.add_patch(Rectangle((x - width / 2, y - height / 2), width, height, facecolor=color, lw=0,
+                           zorder=3))
+
+
+def _arrow(ax, start, end):
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": INK})
 
 
 def draw_tree(block_size, n, n_embd, n_hidden, letters=None, node=None):
