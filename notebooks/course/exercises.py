@@ -38,7 +38,8 @@ def progress():
     rows = {number: (sum(checks.values()), len(checks), ", ".join(
         name.removeprefix("check_").replace("_", " ") for name, right in checks.items() if right))
         for number, checks in sorted(found.items())}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["right so far", "of", "which"])
+    return pd.DataFrame.from_dict(rows, orient="index",
+                                  columns=["right so far", "in all", "which are right"])
 
 
 @check

@@ -212,8 +212,8 @@ def draw_generator(model, itos, prefix, temperature, seed):
     left.set_xticks(range(len(top)), ["end" if i == 0 else itos[i] for i in top],
                     family="monospace")
     left.set(ylabel="probability", xlabel="next character")
-    left.set_title(f"After {prefix!r} comes most often {'the end' if best == 0 else itos[best]!r}: "
-                   f"probability {p[best]:.2f}", size=11)
+    likeliest = "the end" if best == 0 else repr(itos[best])
+    left.set_title(f"After {prefix!r}, the likeliest is {likeliest}: {p[best]:.2f}", size=11)
     right.axis("off")
     right.set_title(f"Ten names, temperature {temperature:.1f}", size=11)
     right.text(0, 0.95, "\n".join(names), va="top", family="monospace",

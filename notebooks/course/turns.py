@@ -57,7 +57,10 @@ def check_forward(forward, parameters, X):
             }.items():
                 if shape(got) == shape(other) and torch.allclose(got, other, atol=1e-4):
                     wrong(f"{where}: {said}")
-            same_tensor(where, got, mlp(X, *parameters))
+            same_tensor(f"{where}, with test weights", got, mlp(X, *parameters))
+            same = X[:1].repeat(4, 1)
+            same_tensor("forward(X) for four equal windows, so without a variance",
+                        call("forward(X)", forward, same), mlp(same, *parameters))
     finally:
         with torch.no_grad():
             for p, old in zip(parameters, before, strict=True):
@@ -73,21 +76,23 @@ def check_step(train_step, parameters, buffers, X, Y):
     names = ["E", "W1", "bngain", "bnbias", "W2", "b2"]
     kept = [torch.zeros_like(p) for p in parameters]
     try:
-        for step in ("the first step", "the second step"):
+        for step, lr in (("the first step", 0.1), ("the second step", 0.2)):
             copies = [p.detach().clone().requires_grad_() for p in parameters]
             loss = F.cross_entropy(mlp(X, *copies), Y)
             loss.backward()
-            got = call(f"train_step(X, Y, 0.1), {step},", train_step, X, Y, 0.1)
+            got = call(f"train_step(X, Y, {lr}), {step},", train_step, X, Y, lr)
+            if torch.is_tensor(got):
+                wrong("return the loss as a plain number, loss.item(); got a tensor")
             same_number(f"{step} returns the loss", got, loss.item(), 1e-4)
             for name, p, old, first in zip(names, parameters, copies, kept, strict=True):
                 moved = p.detach() - old.detach()
                 if not moved.any():
                     wrong(f"{name} has not moved after {step}")
-                if torch.allclose(moved, 0.1 * old.grad, atol=1e-6):
+                if torch.allclose(moved, lr * old.grad, atol=1e-6):
                     wrong(f"{name} went up the gradient, and the loss with it; go down")
-                if first.any() and torch.allclose(moved, -0.1 * (old.grad + first), atol=1e-6):
+                if first.any() and torch.allclose(moved, -lr * (old.grad + first), atol=1e-6):
                     wrong(f"{step} adds the gradients of the first; set p.grad = None before it")
-                same_tensor(f"{name} after {step}", p, old.detach() - 0.1 * old.grad, 1e-5)
+                same_tensor(f"{name} after {step}", p, old.detach() - lr * old.grad, 1e-5)
             kept = [old.grad for old in copies]
     finally:
         with torch.no_grad():
