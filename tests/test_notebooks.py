@@ -143,7 +143,7 @@ def test_code_reads_the_same_in_the_notebook_and_in_its_module(path):
             kept.setdefault(name, []).append(text)
     for cell in code_cells(read(path)):
         for name, text in definitions(cell.source).items():
-            assert name not in kept or text in kept[name], name
+            assert cell.id.startswith("turn-") or text in kept.get(name, [text]), name
 
 
 def test_every_layer_and_the_wavenet_are_written_in_a_notebook():
@@ -245,9 +245,9 @@ def test_readme_and_the_first_notebook_show_the_same_map():
 
 
 def test_a_later_notebook_repeats_the_losses_of_an_earlier_one():
-    losses = {label: found for number in (1, 2) for label, found in re.findall(
+    losses = {label: found for number in (2, 3) for label, found in re.findall(
         r"(.+): (train \d\.\d{6}, val \d\.\d{6})", printed(number))}
-    assert losses["MLP, 3 letters"] == losses["3 characters, in layers"]
+    assert losses["MLP, 8 letters"] == losses["flat network"]
 
 
 def test_ci_runs_the_readmes_test_command_and_the_workflow_may_only_read():

@@ -128,7 +128,8 @@ def test_a_run_that_flew_off_and_a_group_that_is_not_there():
     ([("Linear", 40, 27)], "put an Embedding first"),
     ([("Embedding", 27, 5), ("Linear", 40, 27)], "expects 40 numbers but receives 5"),
     ([("Embedding", 27, 5), ("Flatten",), ("Flatten",)], "nothing left to flatten"),
-    ([("Embedding", 27, 5), ("Flatten",)], r"these are \(32, 40\)")])
+    ([("Embedding", 27, 5)], r"these are \(32, 8, 5\)"),
+    ([("Embedding", 27, 5), ("Flatten",)], r"accepts \(32, 40\) silently, but 13 of")])
 def test_bricks_say_what_does_not_fit(bricks, said):
     _, verdict = panels.brick_table(bricks, 27, 8)
     assert re.search(said, verdict)

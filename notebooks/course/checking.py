@@ -98,8 +98,11 @@ def same_tensor(where, got, expected, tolerance=1e-4):
               f"expected ... {some[0]} ..., got ... {some[1]} ...")
 
 
-def same_layers(where, model, expected):
-    """End the check unless the model's layers, BatchNorm1d left out, are the `expected` ones."""
+def same_layers(where, model, expected, norms=None):
+    """End the check unless the model's layers, BatchNorm1d left out, are the `expected` ones.
+
+    If `norms` is a number, there must be as many BatchNorm1d.
+    """
     names = {"FlattenConsecutive": lambda m: f"FlattenConsecutive({m.n})",
              "Linear": lambda m: f"Linear to {m.weight.shape[1]}", "Tanh": lambda m: "Tanh"}
     found = [names[type(m).__name__](m) for m in helpers.modules(model)
@@ -109,6 +112,9 @@ def same_layers(where, model, expected):
         if want != got:
             wrong(f"{where}: layer {place} after the Embedding, not counting BatchNorm1d, should "
                   f"be {want}, got {got}")
+    found = sum("BatchNorm1d" in type(m).__name__ for m in helpers.modules(model))
+    if found != (found if norms is None else norms):
+        wrong(f"{where}: expected {norms} BatchNorm1dPart3, got {found}")
 
 
 def count_parameters(model):

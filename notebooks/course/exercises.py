@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import helpers
 from course import checking, models, turns, wavenet
 from course.checking import (
-    Ended,
     call,
     case,
     check,
@@ -43,19 +42,6 @@ def progress():
 
 
 @check
-def check_relu(ReLU):
-    """02: a layer that turns negative numbers into 0."""
-    x = torch.tensor([[-2.0, 0.0, 3.0], [1.0, -0.5, 0.25]])
-    expected, where = torch.relu(x), f"ReLU()({x.tolist()})"
-    layer = call("ReLU()", ReLU)
-    got = call(where, layer, x)
-    same_tensor(where, got, expected)
-    same_tensor(f"self.out after {where}", getattr(layer, "out", None), expected)
-    call("parameters()", lambda: list(layer.parameters()))
-    return f"{(got == 0).sum()} of {got.nelement()} outputs are 0"
-
-
-@check
 def check_count(count):
     """02: the parameters of the flat network, without building it."""
     for sizes in ((27, 3, 10, 200), (27, 8, 10, 200), (5, 2, 3, 4)):
@@ -66,27 +52,15 @@ def check_count(count):
 
 
 @check
-def check_flatten_consecutive(flatten_consecutive):
-    """03: n neighbours side by side."""
-    for B, T, C, n in ((1, 4, 2, 2), (32, 8, 10, 2), (3, 9, 5, 3), (2, 8, 1, 8), (5, 6, 4, 1)):
-        x = torch.arange(float(B * T * C)).view(B, T, C)
-        expected = torch.cat([x[:, i::n] for i in range(n)], dim=2)
-        same_tensor(*case(flatten_consecutive, x, n), expected.squeeze(1) if T == n else expected)
-    return f"(32, 8, 10) becomes {shape(flatten_consecutive(torch.ones(32, 8, 10), 2))}"
-
-
-@check
-def check_three_levels(three_levels):
-    """03: a tree of three levels."""
-    where, model = case(three_levels, 27, 10, 16)
-    if len(getattr(model, "layers", ())) == 1:
-        raise Ended("not done yet")
-    with helpers.mode(model, training=False):
-        got = call("the model for (4, 8) characters", model, torch.zeros(4, 8, dtype=torch.int64))
-    same_tensor("the model for (4, 8) characters", 0 * got, torch.zeros(4, 27))
-    level = ["FlattenConsecutive(2)", "Linear to 16", "Tanh"]
-    same_layers(where, model, [*3 * level, "Linear to 27"])
-    return f"{count_parameters(model):,} parameters"
+def check_deeper(deeper):
+    """02: the flat network with any number of hidden layers."""
+    for depth in (1, 2, 4):
+        where, model = case(deeper, 27, 8, 10, 16, depth)
+        got = call(f"{where} for (4, 8) characters", model, torch.zeros(4, 8, dtype=torch.int64))
+        same_tensor(f"{where} for (4, 8) characters", 0 * got, torch.zeros(4, 27))
+        same_layers(where, model, [*["Linear to 16", "Tanh"] * depth, "Linear to 27"], depth)
+    sizes = [f"{count_parameters(deeper(27, 8, 10, 200, depth)):,}" for depth in (1, 2, 3)]
+    return f"parameters with 1, 2 and 3 hidden layers: {', '.join(sizes)}"
 
 
 @check
@@ -110,20 +84,6 @@ def check_joins_neighbours(joins_neighbours):
             wrong(f"{where}: expected {i < 2}, got {got}")
         shares[label] = f"{(join(x) == joins['one reshape'](x)).float().mean():.0%}"
     return f"all six give the right shape; share of numbers in the right place: {shares}"
-
-
-@check
-def check_grouped(grouped):
-    """03: a tree with groups of any size."""
-    for groups, T in (([2, 2, 2], 8), ([4, 2], 8), ([2, 4], 8), ([8], 8), ([4, 4], 16)):
-        where, model = case(grouped, 27, 10, 16, groups[:])
-        with helpers.mode(model, training=False):
-            call(f"{where} for {T} characters", model, torch.zeros(4, T, dtype=torch.int64))
-        same_layers(where, model, [layer for n in groups for layer in (
-            f"FlattenConsecutive({n})", "Linear to 16", "Tanh")] + ["Linear to 27"])
-    sizes = {str(groups): count_parameters(grouped(27, 10, 68, groups))
-             for groups in ([2, 2, 2], [4, 2], [2, 4], [8])}
-    return f"parameters with 68 channels: {sizes}"
 
 
 @check

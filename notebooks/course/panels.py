@@ -168,7 +168,10 @@ def brick_table(bricks, vocab_size, block_size):
                      "parameters": count})
     else:
         verdict = f"It fits: 32 rows of {vocab_size} logits, {total:,} parameters."
-        if tuple(x.shape) != (32, vocab_size):
+        if x.ndim == 2 and x.shape[1] > vocab_size:
+            verdict = (f"Every layer fits, and F.cross_entropy accepts {tuple(x.shape)} silently, "
+                       f"but {x.shape[1] - vocab_size} of the logits belong to no character.")
+        elif tuple(x.shape) != (32, vocab_size):
             verdict = (f"Every layer fits, and the loss needs logits of shape (32, {vocab_size}), "
                        f"but these are {tuple(x.shape)}.")
     return pd.DataFrame(rows, columns=["layer", "out", "parameters"]), verdict
@@ -237,7 +240,7 @@ def tree_panel(vocab_size, n_embd, n_hidden):
              for n, k in ((2, 1), (2, 2), (2, 3), (2, 4), (2, 5), (3, 2), (3, 3), (4, 2), (8, 1))}
 
     def boxes(tree):
-        return [(f"level {level}, box {i + 1}", (level, i))
+        return [(f"level {level}, box {i}", (level, i))
                 for level, count in enumerate(helpers.tree_levels(*tree)) for i in range(count)]
 
     def draw(tree, node):

@@ -98,7 +98,7 @@ def _arrow(ax, start, end):
 def draw_tree(block_size, n, n_embd, n_hidden, letters=None, node=None):
     """The tree of FlattenConsecutive(n): a box a position, lines from what it joins.
 
-    The (T, C) of each level stands at its right, with the characters that one box sees. `node`,
+    At the right are the (T, C) of each level and how many characters one box sees. `node`,
     (level, number from 0), is drawn in orange, with all that it is made of.
     """
     levels = helpers.tree_levels(block_size, n)
@@ -127,12 +127,48 @@ def draw_tree(block_size, n, n_embd, n_hidden, letters=None, node=None):
     title = f"{block_size} characters in groups of {n}: {count} to one position"
     if node:
         span = block_size // levels[node[0]]
-        title += f"\norange: box {node[1] + 1} of level {node[0]} sees character"
-        title += (f"s {node[1] * span + 1} to {(node[1] + 1) * span}" if span > 1
-                  else f" {node[1] + 1}")
+        title += f"\norange: box {node[1]} of level {node[0]} sees position"
+        title += f"s {node[1] * span} to {(node[1] + 1) * span - 1}" if span > 1 else f" {node[1]}"
     ax.set_title(title)
     ax.axis("off")
     return finished(ax.figure)
+
+
+def draw_flat_and_tree(window, target, n):
+    """The flat network beside the tree that joins n at a time: both read `window`.
+
+    Lines lead from each box to what is made of it, and at the bottom to the predicted `target`.
+    """
+    block_size = len(window)
+    levels = helpers.tree_levels(block_size, n)
+    fig, axes = plt.subplots(1, 2, figsize=(9.6, 0.85 * len(levels) + 1.3))
+    size = min(11, 80 / block_size)
+    for ax, counts in zip(axes, ([block_size, 1], levels), strict=True):
+        step = (len(levels) - 1) / (len(counts) - 1)          # both end at the same height
+        for level, count in enumerate(counts):
+            span = block_size // count
+            centres = [(i + 0.5) * span - 0.5 for i in range(count)]
+            for i, x in enumerate(centres):
+                label = window[i * span : (i + 1) * span] if span <= 8 else f"{span} characters"
+                ax.text(x, -level * step, label, ha="center", va="center", family="monospace",
+                        size=size, color="black", zorder=4,
+                        bbox={"boxstyle": "round,pad=0.3", "fc": "#bfe0f5", "ec": COLORS[0]})
+                if level:
+                    ends = block_size // counts[level - 1]
+                    ax.add_collection(LineCollection(
+                        [((j + 0.5 * ends - 0.5, (1 - level) * step), (x, -level * step))
+                         for j in range(i * span, (i + 1) * span, ends)], color=INK, lw=1))
+        ax.annotate(target, (x, 1 - len(levels)), (x, -len(levels)), ha="center", va="center",
+                    family="monospace", color="black", size=11,
+                    bbox={"boxstyle": "round,pad=0.3", "fc": "#f7d0b5", "ec": COLORS[1]},
+                    arrowprops={"arrowstyle": "<-", "color": COLORS[1], "shrinkB": 10})
+        ax.text(x + block_size / 25, -len(levels), "predicted", va="center")
+        ax.set(xlim=(-0.8, block_size - 0.2), ylim=(-len(levels) - 0.5, 0.5))
+        ax.axis("off")
+    axes[0].set_title(f"flat: {block_size} at once")
+    axes[1].set_title(f"tree: {n} at a time, in {len(levels) - 1} "
+                      f"level{'s' * (len(levels) > 2)}")
+    return finished(fig)
 
 
 def cone(kernel_size, dilations, x):

@@ -4,7 +4,17 @@ import torch
 import torch.nn.functional as F
 
 import helpers
-from course.checking import call, case, check, same_number, same_tensor, shape, wrong
+from course.checking import (
+    call,
+    case,
+    check,
+    count_parameters,
+    same_layers,
+    same_number,
+    same_tensor,
+    shape,
+    wrong,
+)
 
 
 @check
@@ -100,3 +110,112 @@ def check_step(train_step, parameters, buffers, X, Y):
                 p.copy_(old)
                 p.grad = None
     return f"on the same batch the loss was {got:.4f} in the second step"
+
+
+def same_parameters(layer, expected):
+    """End the check unless parameters() lists the `expected` tensors themselves."""
+    got = call("parameters()", lambda: list(call("parameters()", layer.parameters)))
+    if [*map(id, got)] != [*map(id, expected)]:
+        wrong(f"parameters(): expected the tensors {[*map(shape, expected)]}, "
+              f"got {[*map(shape, got)]}, or copies of them")
+
+
+@check
+def check_linear(Linear):
+    """02: a matrix and a bias."""
+    for bias in (True, False):
+        torch.manual_seed(1)
+        where = f"Linear(6, 4, bias={bias})"
+        layer = call(where, Linear, 6, 4, bias)
+        call(f"{where} for x of shape (5, 6)", layer, torch.ones(5, 6))   # None: not done yet
+        torch.manual_seed(1)
+        right = helpers.Linear(6, 4, bias)
+        same_tensor(f"self.weight of {where}, after torch.manual_seed(1),",
+                    getattr(layer, "weight", None), right.weight)
+        if bias:
+            same_tensor(f"self.bias of {where}", getattr(layer, "bias", None), right.bias)
+            layer.bias += 3
+            right.bias += 3
+        for size in ((5, 6), (5, 2, 6)):
+            x = torch.randn(size)
+            said = f"{where} for x of shape {size}"
+            same_tensor(said, call(said, layer, x), right(x))
+            same_tensor(f"self.out after {said}", getattr(layer, "out", None), right.out)
+        same_parameters(layer, [layer.weight, layer.bias][: 1 + bias])
+    return f"Linear(30, 200, bias=False) has {count_parameters(Linear(30, 200, False)):,} weights"
+
+
+@check
+def check_norm_layer(BatchNorm1dPart3):
+    """02: batch normalisation with its running statistics."""
+    layer, right = (call("BatchNorm1dPart3(4)", c, 4) for c in (
+        BatchNorm1dPart3, helpers.BatchNorm1dPart3))
+    generator = torch.Generator().manual_seed(1)
+    for batch in ("the first batch", "the second batch", "the third batch, in evaluation"):
+        x = 3 + 2 * torch.randn(8, 4, generator=generator)
+        layer.training = right.training = "eval" not in batch
+        got = call(f"the output for {batch}", layer, x.requires_grad_())
+        for name in ("gamma", "beta"):
+            same_tensor(f"self.{name}", getattr(layer, name, None), getattr(right, name))
+        same_tensor(f"the output for {batch}", got, right(x))
+        for name in ("running_mean", "running_var"):
+            if not torch.is_tensor(buffer := getattr(layer, name, None)):
+                wrong(f"self.{name} after {batch}: expected a tensor, got {shape(buffer)}")
+            if buffer.requires_grad:
+                wrong(f"self.{name} carries gradients; update it inside torch.no_grad()")
+            same_tensor(f"self.{name} after {batch}", buffer.flatten(),
+                        getattr(right, name).flatten())
+        layer.gamma, right.gamma = (torch.full((4,), 2.0) for _ in range(2))
+    same_tensor("self.out", getattr(layer, "out", None), got)
+    same_parameters(layer, [layer.gamma, layer.beta])
+    return f"after two batches with mean 3 the running mean is {layer.running_mean.mean():.2f}"
+
+
+@check
+def check_sequential(Sequential):
+    """02: a list of layers that is a layer."""
+    torch.manual_seed(1)
+    inner, last, x = [helpers.Linear(6, 4), helpers.Tanh()], helpers.Linear(4, 3), torch.ones(5, 6)
+    model = call("Sequential([Linear, Tanh, Linear])", Sequential, [*inner, last])
+    got = call("the model for x of shape (5, 6)", model, x)
+    same_tensor("the model for x of shape (5, 6)", got, last(torch.tanh(inner[0](x))))
+    same_tensor("self.out", getattr(model, "out", None), got)
+    expected = [*inner[0].parameters(), *last.parameters()]
+    same_parameters(model, expected)
+    nested = call("a Sequential in a Sequential", Sequential, [Sequential(inner), last])
+    same_tensor("a Sequential in a Sequential", nested(x), got)
+    same_parameters(nested, expected)
+    if len(getattr(model, "layers", ())) != 3:
+        wrong("self.layers: expected the list of the 3 layers")
+    return "also with a Sequential as a layer of another"
+
+
+@check
+def check_flatten(FlattenConsecutive):
+    """03: n neighbours side by side."""
+    for B, T, C, n in ((1, 4, 2, 2), (32, 8, 10, 2), (3, 9, 5, 3), (2, 8, 1, 8), (5, 6, 4, 1)):
+        x = torch.arange(float(B * T * C)).view(B, T, C)
+        expected = torch.cat([x[:, i::n] for i in range(n)], dim=2)
+        where = f"FlattenConsecutive({n}) for x of shape {(B, T, C)}"
+        layer = call(where, FlattenConsecutive, n)
+        got = call(where, layer, x)
+        same_tensor(where, got, expected.squeeze(1) if T == n else expected)
+        same_tensor(f"self.out of {where}", getattr(layer, "out", None), got)
+    same_parameters(layer, [])
+    return f"(32, 8, 10) becomes {shape(FlattenConsecutive(2)(torch.ones(32, 8, 10)))}"
+
+
+@check
+def check_tree(tree):
+    """03: the tree for any context and any group size."""
+    for T, n in ((8, 2), (16, 2), (9, 3), (16, 4), (8, 8)):
+        where, model = case(tree, 27, T, 10, 16, n)
+        depth = len(helpers.tree_levels(T, n)) - 1
+        with helpers.mode(model, training=False):
+            said = f"{where} for (4, {T}) characters"
+            got = call(said, model, torch.zeros(4, T, dtype=torch.int64))
+        same_tensor(said, 0 * got, torch.zeros(4, 27))
+        level = [f"FlattenConsecutive({n})", "Linear to 16", "Tanh"]
+        same_layers(where, model, [*level * depth, "Linear to 27"], depth)
+    sizes = {T: f"{count_parameters(tree(27, T, 10, 68, 2)):,}" for T in (8, 16, 32)}
+    return f"parameters for a context of 8, 16 and 32: {', '.join(sizes.values())}"
