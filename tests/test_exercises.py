@@ -42,6 +42,8 @@ WRONG = {
         ("with torch.no_grad()", "if True", "self.running_mean carries gradients; update it in"),
         ("mean, var = self.running_mean, self.running_var", "mean, var = x.mean(0), x.var(0)",
          "the output for the third batch, in evaluation: the shape is right"),
+        ("sqrt(var + self.eps)", "sqrt(var + 1e-5)", "the output for the first batch: the shape"),
+        ("x.mean(0), x.var(0)", "x.mean(0).detach(), x.var(0)", "the gradient of x for the first"),
     ],
     "turn-sequential": [
         ("x = layer(x)", "layer(x)", "fails: mat1 and mat2 shapes cannot be multiplied"),
@@ -50,7 +52,8 @@ WRONG = {
     ],
     "exercise-deeper": [
         ("        fan_in = n_hidden\n", "", "2.*fails: mat1 and mat2 shapes cannot be multiplied"),
-        ("BatchNorm1dPart3(n_hidden), ", "", "expected 1 BatchNorm1dPart3, got 0"),
+        ("BatchNorm1dPart3(n_hidden), ", "", "layer 3 .* be 'BatchNorm1dPart3', got 'Tanh'"),
+        (", bias=False", "", "layer 2 .* be 'Linear to 16, no bias', got 'Linear to 16'"),
     ],
     "turn-flatten": [
         ("x.reshape(B, T // self.n", "x.transpose(1, 2).reshape(B, T // self.n",
@@ -61,7 +64,7 @@ WRONG = {
     "turn-tree": [
         ("C * n", "C * 2", r"9, .*3\) for .* fails: mat1 and mat2 shapes cannot be multiplied"),
         ("T > 1", "T > 2", r"expected the shape \(4, 27\), got \(4, 2, 27\)"),
-        ("BatchNorm1dPart3(n_hidden), ", "", "expected 3 BatchNorm1dPart3, got 0"),
+        ("BatchNorm1dPart3(n_hidden), ", "", "layer 3 .* be 'BatchNorm1dPart3', got 'Tanh'"),
     ],
     "exercise-count": [
         ("* block_size", "", "expected 12,097, got 8,097 .4,000 too few"),

@@ -42,6 +42,8 @@ def call(where, answer, *args, writes=False):
     before = [a.detach().clone() if torch.is_tensor(a) else None for a in args]
     try:
         got = answer(*args)
+    except Ended:
+        raise
     except Exception as error:
         wrong(f"{where} fails: {error} ({type(error).__name__})")
     if got is None:
@@ -98,23 +100,22 @@ def same_tensor(where, got, expected, tolerance=1e-4):
               f"expected ... {some[0]} ..., got ... {some[1]} ...")
 
 
-def same_layers(where, model, expected, norms=None):
-    """End the check unless the model's layers, BatchNorm1d left out, are the `expected` ones.
+def same_layers(where, model, expected):
+    """End the check unless the layers after the Embedding are the `expected` ones, all different.
 
-    If `norms` is a number, there must be as many BatchNorm1d.
+    "Linear to 16, no bias", "FlattenConsecutive(2)"; others by the names of their classes.
     """
     names = {"FlattenConsecutive": lambda m: f"FlattenConsecutive({m.n})",
-             "Linear": lambda m: f"Linear to {m.weight.shape[1]}", "Tanh": lambda m: "Tanh"}
-    found = [names[type(m).__name__](m) for m in helpers.modules(model)
-             if type(m).__name__ in names]
+             "Linear": lambda m: f"Linear to {m.weight.shape[1]}" + ", no bias" * (m.bias is None)}
+    layers = [m for m in helpers.modules(model) if type(m).__name__ not in (
+        "Sequential", "Embedding")]
+    found = [names.get(type(m).__name__, lambda m: type(m).__name__)(m) for m in layers]
     ends = [*expected, "nothing"], [*found, "nothing"]
     for place, (want, got) in enumerate(zip(*ends, strict=False), start=1):
         if want != got:
-            wrong(f"{where}: layer {place} after the Embedding, not counting BatchNorm1d, should "
-                  f"be {want}, got {got}")
-    found = sum("BatchNorm1d" in type(m).__name__ for m in helpers.modules(model))
-    if found != (found if norms is None else norms):
-        wrong(f"{where}: expected {norms} BatchNorm1dPart3, got {found}")
+            wrong(f"{where}: layer {place} after the Embedding should be {want!r}, got {got!r}")
+    if len({*map(id, layers)}) < len(layers):
+        wrong(f"{where}: the same layer is in the list twice; make new ones for every level")
 
 
 def count_parameters(model):

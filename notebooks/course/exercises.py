@@ -58,7 +58,8 @@ def check_deeper(deeper):
         where, model = case(deeper, 27, 8, 10, 16, depth)
         got = call(f"{where} for (4, 8) characters", model, torch.zeros(4, 8, dtype=torch.int64))
         same_tensor(f"{where} for (4, 8) characters", 0 * got, torch.zeros(4, 27))
-        same_layers(where, model, [*["Linear to 16", "Tanh"] * depth, "Linear to 27"], depth)
+        hidden = ["Linear to 16, no bias", "BatchNorm1dPart3", "Tanh"]
+        same_layers(where, model, ["Flatten", *hidden * depth, "Linear to 27"])
     sizes = [f"{count_parameters(deeper(27, 8, 10, 200, depth)):,}" for depth in (1, 2, 3)]
     return f"parameters with 1, 2 and 3 hidden layers: {', '.join(sizes)}"
 

@@ -117,7 +117,7 @@ def same_parameters(layer, expected):
     got = call("parameters()", lambda: list(call("parameters()", layer.parameters)))
     if [*map(id, got)] != [*map(id, expected)]:
         wrong(f"parameters(): expected the tensors {[*map(shape, expected)]}, "
-              f"got {[*map(shape, got)]}, or copies of them")
+              f"got {[*map(shape, got)]}; expected these tensors themselves, no copies")
 
 
 @check
@@ -148,8 +148,8 @@ def check_linear(Linear):
 @check
 def check_norm_layer(BatchNorm1dPart3):
     """02: batch normalisation with its running statistics."""
-    layer, right = (call("BatchNorm1dPart3(4)", c, 4) for c in (
-        BatchNorm1dPart3, helpers.BatchNorm1dPart3))
+    layer, right = (call("BatchNorm1dPart3(4, eps=0.5, momentum=0.3)", c, 4, 0.5, 0.3)
+                    for c in (BatchNorm1dPart3, helpers.BatchNorm1dPart3))
     generator = torch.Generator().manual_seed(1)
     for batch in ("the first batch", "the second batch", "the third batch, in evaluation"):
         x = 3 + 2 * torch.randn(8, 4, generator=generator)
@@ -157,7 +157,10 @@ def check_norm_layer(BatchNorm1dPart3):
         got = call(f"the output for {batch}", layer, x.requires_grad_())
         for name in ("gamma", "beta"):
             same_tensor(f"self.{name}", getattr(layer, name, None), getattr(right, name))
-        same_tensor(f"the output for {batch}", got, right(x))
+        same_tensor(f"the output for {batch}", got, expected := right(x))
+        slopes = (torch.autograd.grad((out * x.detach()).sum(), x, retain_graph=True)[0]
+                  for out in (got, expected))
+        same_tensor(f"the gradient of x for {batch} (it flows through mean and var, too)", *slopes)
         for name in ("running_mean", "running_var"):
             if not torch.is_tensor(buffer := getattr(layer, name, None)):
                 wrong(f"self.{name} after {batch}: expected a tensor, got {shape(buffer)}")
@@ -215,8 +218,8 @@ def check_tree(tree):
             said = f"{where} for (4, {T}) characters"
             got = call(said, model, torch.zeros(4, T, dtype=torch.int64))
         same_tensor(said, 0 * got, torch.zeros(4, 27))
-        level = [f"FlattenConsecutive({n})", "Linear to 16", "Tanh"]
-        same_layers(where, model, [*level * depth, "Linear to 27"], depth)
+        level = [f"FlattenConsecutive({n})", "Linear to 16, no bias", "BatchNorm1dPart3", "Tanh"]
+        same_layers(where, model, [*level * depth, "Linear to 27"])
     sizes = {T: f"{count_parameters(tree(27, T, 10, 68, 2)):,}" for T in (8, 16, 32)}
     return f"parameters for a context of 8, 16 and 32: {', '.join(sizes.values())}"
 
