@@ -68,7 +68,7 @@ PANELS = {
     ("04", "try-positions"): ("positions-batches", [
         ("choose", "batch_size", "512"), ("choose", "statistic", "standard deviation"),
         ("slide", "channel", "ArrowRight")]),
-    ("05", "try-names"): ("sample", NAMES),
+    ("05", "try-names"): ("names-side", NAMES),
     ("05", "try-activations"): ("activations", [
         ("type", "letters so far", "emma"), ("type", "letters so far", "em7"), ("says", "'7'"),
         ("type", "letters so far", "emm")]),

@@ -79,18 +79,25 @@ WRONG = {
          "'two halves side by side': expected False, got True"),
         ("torch.equal(join(x), ", "(join(x) == ", "Boolean value of Tensor with more than one v"),
     ],
-    "exercise-norm": [
-        ("tuple(range(x.ndim - 1))", "0", "every position has statistics of its own: the bug"),
+    "turn-test": [
+        ("torch.allclose(out[0, 0], out[0, 3], atol=1e-5)", "bool(out.mean().abs() < 1e-4)",
+         "is_right for the layer with the bug: expected False, got True"),
+        ("out = layer_class(68)(x)\n    return torch.allclose(out[0, 0], out[0, 3], atol=1e-5)",
+         "layer = layer_class(68)\n    layer(x)\n    return layer.running_mean.shape == (1, 1, 68)",
+         "is_right for another way to fix it: expected True, got False"),
+        ("torch.allclose(out[0, 0], out[0, 3], atol=1e-5)", "out[0, 0] == out[0, 3]", "Boolean va"),
+    ],
+    "turn-fix": [
+        ("tuple(range(x.ndim - 1))", "0", "every position has its own statistics: the bug"),
         ("x.var(dims, keepdim=True)", "x.var(dims, keepdim=True, correction=0)",
          r"\(32, 20\)\): the shape is right, but the largest difference is 0.0"),
         (" + eps", "", "the largest difference is nan"),
         ("mean, var =", "x = x.detach()\n    mean, var =", "no gradient flows from the result"),
     ],
-    "exercise-unseen": [
-        ("in val) / len(val)", "in set(val)) / len(set(val))", "expected 0.6667, got 0.5"),
-        ("sum(word not in known for word in val) / len(val)", "[w for w in val if w not in known]",
-         r"expected one number, 0.5, got \['c'\]"),
-        ("known = set(train)", "known = train - val", "unsupported operand .* .TypeError."),
+    "turn-unseen": [
+        ("if name not in known", "", "that is the loss on all of val"),
+        ("not in known", "in known", "that is the loss on the names that are in train"),
+        ("for name in val", "for name in sorted(set(val))", "that is in val twice counts twice"),
     ],
     "exercise-activations": [
         ("[a.reshape(len(X), -1, a.shape[-1]) for a in tanhs]", "tanhs",

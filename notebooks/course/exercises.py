@@ -87,48 +87,6 @@ def check_joins_neighbours(joins_neighbours):
 
 
 @check
-def check_batch_norm(batch_norm, vocab_size, config, Xtr, Ytr, Xdev, Ydev):
-    """04: normalise each channel over all other dimensions."""
-    for size in ((32, 20), (32, 4, 20), (2, 2, 3)):
-        x = 3 + 5 * torch.randn(size, generator=torch.Generator().manual_seed(1))
-        x[..., -1] = 3.0                                                # a channel without variance
-        where, got = case(batch_norm, x.requires_grad_())
-        bug = helpers.BatchNorm1dPart3(size[-1])(x)
-        if len(size) == 3 and shape(got) == size and torch.allclose(got, bug, atol=1e-4):
-            wrong(f"{where}: every position has statistics of its own: the bug")
-        same_tensor(where, got, helpers.BatchNorm1d(size[-1])(x))
-        if not got.requires_grad:
-            wrong(f"{where}: no gradient flows from the result back to x")
-
-    class Yours(helpers.BatchNorm1d):
-        def __call__(self, x):
-            super().__call__(x)                                         # the running statistics
-            if self.training:
-                self.out = self.gamma * batch_norm(x) + self.beta
-            return self.out
-
-    losses = []
-    for norm in (helpers.BatchNorm1dPart3, Yours):
-        torch.manual_seed(config["seed"])
-        model = helpers.make_tree(vocab_size, config["block_size"], config["n_embd"],
-                                  config["n_hidden"], config["group_size"], norm)
-        helpers.train(model, Xtr, Ytr, max_steps=2000, batch_size=config["batch_size"],
-                      learning_rate=config["learning_rate"])
-        losses.append(helpers.split_loss(model, Xdev, Ydev))
-    return "val after a short run with the bug {:.4f}, with your function {:.4f}".format(*losses)
-
-
-@check
-def check_unseen_share(unseen_share, parts):
-    """05: the share of val's words that are not in train."""
-    for train, val, expected in ((["a", "b"], ["b", "c"], 0.5), (["a"], ["a", "a"], 0),
-                                 (["a"], ["b", "b", "a"], 2 / 3)):
-        same_number(*case(unseen_share, train, val), expected)
-    share = unseen_share(list(parts["train"]), list(parts["val"]))
-    return f"{share:.1%} of our val names are unseen"
-
-
-@check
 def check_activations(activations, model, X):
     """05: what each Tanh of the tree gives for some windows."""
     X, trial, own = X[torch.randint(len(X), (16,))], copy.deepcopy(model), copy.deepcopy(model)

@@ -62,12 +62,12 @@ def learned(stage, words, config, lossi):
 
 
 def performance_log(stage, words, config, parameters, train_loss, val_loss, seconds, steps,
-                    names=()):
+                    names=(), losses=()):
     """Hold `stage` against its expected figures; return the log of all stages so far.
 
     A row measured at the lecture's values is kept in notebooks/output/ for the later notebooks,
-    with `names` that the model made up. AssertionError if a figure that applies is missed.
-    `parameters` are the model's tensors.
+    with `names` that the model made up and the curve of its `losses`. AssertionError if a figure
+    that applies is missed. `parameters` are the model's tensors.
     """
     number, _, count, _, reruns, ours = STAGES[stage]
     n_params = sum(p.nelement() for p in parameters)
@@ -87,7 +87,7 @@ def performance_log(stage, words, config, parameters, train_loss, val_loss, seco
         assert low <= val_loss <= high, (
             f"val {val_loss:.4f} is outside {low} to {high}. Check the versions (notebook 00), the "
             "word list (its checksum is in data/README.md), and that no cell was run twice.")
-        save_json(log_file(number), row | {"names": names})
+        save_json(log_file(number), row | {"names": names, "curve": thin_curve(losses)})
     rows = {}
     for name, (n, _, _, lecture, _, _) in STAGES.items():
         if n <= number:
@@ -108,6 +108,51 @@ def kept_row(number):
         return dict(json.loads(log_file(number).read_text()))
     except (OSError, ValueError, TypeError):
         return {}
+
+
+def thin_curve(losses):
+    """(steps, losses): every 500th point of the rolling mean of 1,000 losses."""
+    smooth = helpers.rolling_mean(losses, 1000)
+    steps = range(len(losses) - len(smooth) + 1, len(losses) + 1)
+    return list(steps[::500]), smooth[::500].round(4).tolist()
+
+
+def kept_curves(*stages):
+    """{stage: (steps, losses)} from the log; says which of the stages are missing there."""
+    curves = {stage: kept_row(STAGES[stage][0]).get("curve") for stage in stages}
+    if missing := [f"{s} (notebook {STAGES[s][0]:02d})" for s in stages if not curves[s]]:
+        print(f"Not run yet, so left out: {', '.join(missing)}.")
+    return {stage: curve for stage, curve in curves.items() if curve}
+
+
+def names_so_far(own):
+    """Print the names of all models: `own` is {label: names}, the others are in the log."""
+    rows = {stage: own.get(stage, kept_row(number).get("names"))
+            for stage, (number, *_) in STAGES.items()}
+    rows = {label: names for label, names in own.items() if label not in STAGES} | rows
+    for label, names in rows.items():
+        print(f"{label:15} {' · '.join(names) if names else 'not run yet'}")
+
+
+def sizes_so_far(stage, parameters, val_loss):
+    """A table of parameters and val: of `stage` as given, of the stages before it from the log.
+
+    `seeds` are the vals of seeds 1 to 5 on our list, recorded in data/evidence.csv.
+    """
+    kept = pd.read_csv(helpers.ROOT / "data" / "evidence.csv")
+    bug = kept.config.str.contains('"norm": "bug"')
+    rows = {}
+    for name, (number, _, count, *_) in STAGES.items():
+        row = ({"val": val_loss} if name == stage
+               else kept_row(number) if number < STAGES[stage][0] else {})
+        if "val" in row:
+            same = (kept.part == "claims") & (kept.parameters == count) & (bug == (name == "tree"))
+            size = sum(p.nelement() for p in parameters) if name == stage else count
+            rows[name] = {"parameters": size, "val": float(row["val"]),
+                          "seeds": kept.val[same].tolist() if size == count else []}
+        elif number < STAGES[stage][0]:
+            print(f"Not run yet, so left out: {name} (notebook {number:02d}).")
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def save_json(path, content):

@@ -1,10 +1,11 @@
-"""Drawings: the windows of a name, the tree, a stack of dilated convolutions."""
+"""Drawings: the windows of a name, the tree, a batch as a cube, a stack of convolutions."""
 
+import math
 import string
 
 import matplotlib.pyplot as plt
 from matplotlib.collections import LineCollection
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
 
 import helpers
 from course.plots import COLORS, INK, finished
@@ -238,3 +239,36 @@ def draw_dilation(kernel_size, dilations, name, output, other=None):
     ax.set(xlim=(-0.7, len(letters) + 0.13 * len(letters)), ylim=(-len(dilations) - 0.5, 0.5))
     ax.axis("off")
     return finished(fig)
+
+
+def draw_cube(sizes, *averaged):
+    """A batch (B, T, C) as a cube of numbers: those with one colour and tone share one mean.
+
+    A drawing for each of `averaged`, the dimensions that the mean is taken over, such as (0, 1).
+    """
+    B, T, C = (min(size, most) for size, most in zip(sizes, (6, 4, 5), strict=True))
+    _, axes = plt.subplots(1, len(averaged), figsize=(4.6 * len(averaged), 3), squeeze=False)
+    for ax, dims in zip(axes[0], averaged, strict=True):
+        def cell(b, t, c, corners, ax=ax, dims=dims):
+            b, t, c = (0 if d in dims else i for d, i in enumerate((b, t, c)))
+            ax.add_patch(Polygon([(x + 0.4 * z, y + 0.3 * z) for x, y, z in corners], lw=0.8,
+                                 facecolor=COLORS[(b + t) % 6], alpha=0.9 - 0.13 * c, ec="white"))
+
+        for t in range(T):
+            for b in range(B):
+                cell(b, t, 0, [(b, -t, 0), (b + 1, -t, 0), (b + 1, -t - 1, 0), (b, -t - 1, 0)])
+            for c in range(C):
+                cell(B - 1, t, c, [(B, -t, c), (B, -t, c + 1), (B, -t - 1, c + 1), (B, -t - 1, c)])
+        for b in range(B):
+            for c in range(C):
+                cell(b, 0, c, [(b, 0, c), (b + 1, 0, c), (b + 1, 0, c + 1), (b, 0, c + 1)])
+        ax.text(B / 2, -T - 0.2, f"B = {sizes[0]} examples", ha="center", va="top")
+        ax.text(-0.3, -T / 2, f"T = {sizes[1]} positions", rotation=90, ha="right", va="center")
+        ax.text(B + 0.2 * C + 0.4, 0.15 * C - T, f"C = {sizes[2]}\nchannels", va="top")
+        each = math.prod(sizes[d] for d in dims)
+        count = math.prod(sizes) // each
+        ax.set_title(f"Averaged over {', '.join(map(str, dims))}: {count} mean{'s' * (count > 1)} "
+                     f"of {each} numbers", size=11)
+        ax.set(xlim=(-1, B + 0.4 * C + 1.6), ylim=(-T - 0.9, 0.3 * C + 0.2), aspect="equal")
+        ax.axis("off")
+    return finished(axes[0, 0].figure)

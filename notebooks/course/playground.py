@@ -97,10 +97,13 @@ def train_fast(model, X, Y, *, max_steps, batch_size, learning_rate, **options):
                        max_steps, schedule=schedule, **options)
 
 
-def trainer(recipe):
-    """The function that trains by `recipe`: helpers.train or train_fast. Raises ValueError."""
+def trainer(recipe, learning_rate=None):
+    """What trains by `recipe`; ValueError if it is unknown or the rate belongs to the other one."""
     if recipe not in USUAL:
         raise ValueError(f"recipe is {recipe!r}; expected 'lecture' or 'fast'")
+    if recipe == "fast" and learning_rate == USUAL["lecture"]["learning_rate"]:
+        raise ValueError(f"learning_rate is {learning_rate}, for recipe 'lecture'; with 'fast' set "
+                         "learning_rate = 0.005, batch_size = 256 and max_steps = 8_616")
     return helpers.train if recipe == "lecture" else train_fast
 
 
@@ -116,10 +119,7 @@ def complete(config):
 
 
 def run(parts, config=None, *, into=None, on_progress=lambda: None):
-    """Train a tree with `config` over DEFAULTS, or that of the Run `into`; return the Run.
-
-    The losses are those of trainer(recipe) after torch.manual_seed(seed).
-    """
+    """Train a tree with `config` over DEFAULTS, or that of the Run `into`; return the Run."""
     run = into or Run(complete(config or {}))
     c, stoi = run.config, helpers.build_vocab([w for part in parts.values() for w in part])[0]
     with helpers.threads(1), OwnDraws(torch.Generator().manual_seed(int(c["seed"]))):

@@ -76,7 +76,7 @@ def draw_spreads(sizes, values, trials=2000):
 
 
 def draw_positions(hpreact, batch_size, statistic="mean", channel=0, batches=40):
-    """What the bug and the fix use in many random batches: a dot a batch.
+    """What the bug and the fix use in many random batches: one dot for each batch.
 
     `hpreact` is (examples, positions, channels), before batch normalisation. The bug has a
     `statistic` ("mean" or "standard deviation") for each position, the fix one for all.
@@ -90,15 +90,15 @@ def draw_positions(hpreact, batch_size, statistic="mean", channel=0, batches=40)
     _, ax = plt.subplots()
     jitter = np.linspace(-0.15, 0.15, batches)
     for t in range(bug.shape[1]):
-        ax.plot(t + 1 + jitter, bug[:, t], "o", ms=4, alpha=0.8, color=COLORS[0],
-                label="bug: one a position" if t == 0 else None)
-    ax.plot(bug.shape[1] + 1 + jitter, fix, "s", ms=4, alpha=0.8, color=COLORS[1],
+        ax.plot(t + jitter, bug[:, t], "o", ms=4, alpha=0.8, color=COLORS[0],
+                label="bug: one for each position" if t == 0 else None)
+    ax.plot(bug.shape[1] + jitter, fix, "s", ms=4, alpha=0.8, color=COLORS[1],
             label="fix: one for all")
-    ticks = range(1, bug.shape[1] + 2)
+    ticks = range(bug.shape[1] + 1)
     ax.set_xticks(ticks, [*map(str, ticks[:-1]), "all"])
-    ax.set(xlabel="position", ylabel=f"{statistic} of channel {channel} (a dot a batch)")
-    ax.set_title(f"Batches of {batch_size}: the fix's {statistic} varies by {fix.std():.3f}, "
-                 f"the bug's by {bug.std(0).min():.3f} to {bug.std(0).max():.3f}", size=11)
+    ax.set(xlabel="position", ylabel=f"{statistic} of channel {channel}, batches of {batch_size}")
+    ax.set_title(f"The bug has {bug.shape[1]} {statistic}s for one channel, up to "
+                 f"{np.ptp(bug.mean(0)):.2f} apart; the fix has one", size=11)
     ax.legend()
     return finished(ax.figure)
 
@@ -120,7 +120,8 @@ def draw_activations(model, window, itos):
     fig, axes = plt.subplots(len(levels), figsize=(9, height), squeeze=False,
                              height_ratios=[len(act) + 0.3 for act in levels])
     for level, (ax, act) in enumerate(zip(axes[:, 0], levels, strict=True), start=1):
-        picture = ax.imshow(act, aspect="auto", cmap="PuOr", vmin=-1, vmax=1, interpolation="none")
+        picture = ax.imshow(act, aspect="auto", cmap="coolwarm", vmin=-1, vmax=1,
+                            interpolation="none")
         span = len(letters) // len(act)
         seen = [letters[i * span : (i + 1) * span] for i in range(len(act))]
         ax.set_yticks(range(len(act)), seen, family="monospace")
@@ -128,6 +129,72 @@ def draw_activations(model, window, itos):
         ax.grid(False)
     axes[-1, 0].set_xlabel("channel")
     fig.colorbar(picture, ax=axes, label="tanh output")
+    return finished(fig)
+
+
+def draw_curves(curves, decay_at):
+    """Losses {label: (steps, losses)}, the last 0.4 nats of them, labelled at their ends.
+
+    Each point is the mean of ten. A dotted line marks the step where the learning rate falls.
+    """
+    fig, ax = plt.subplots(figsize=(9, 4))
+    curves = {label: (steps, pd.Series(losses).rolling(10, min_periods=1).mean().to_numpy())
+              for label, (steps, losses) in curves.items()}
+    ends = {label: losses[-1] for label, (_, losses) in curves.items() if np.isfinite(losses[-1])}
+    for place, label in enumerate(sorted(ends, key=ends.get)):
+        steps, losses = curves[label]
+        color = COLORS[list(curves).index(label)]
+        ax.plot(steps, losses, color=color, marker="o" if len(steps) == 1 else "")
+        ax.annotate(f"{label}: {ends[label]:.3f}", (1.01, 0.06 + 0.09 * place), color=color,
+                    xycoords="axes fraction", va="center")
+    if ends:
+        ax.set_ylim(min(ends.values()) - 0.03, max(ends.values()) + 0.4)
+        ax.set_title(f"Training loss: the lowest at the end is {min(ends, key=ends.get)!r}")
+    ax.axvline(decay_at, ls=":", color=plt.rcParams["text.color"])
+    ax.set(xlabel="step", ylabel="loss (nats per character)")
+    return finished(fig)
+
+
+def draw_history(history, title):
+    """Train and val, a row {"step", "train", "val"} for each look, as labelled lines."""
+    table = pd.DataFrame(history, columns=["step", "train", "val"]).set_index("step")
+    fig, ax = plt.subplots()
+    ax.fill_between(table.index, table.train, table.val, alpha=0.12, color=COLORS[1])
+    for name, color in zip(table, COLORS, strict=False):
+        ax.plot(table[name], "o-", ms=3, color=color)
+        if len(table):
+            ax.annotate(f" {name} {table[name].iloc[-1]:.3f}", (table.index[-1],
+                        table[name].iloc[-1]), color=color, va="center", annotation_clip=False)
+    ax.set(xlabel="step", ylabel="loss (nats per character)", title=title)
+    return finished(fig)
+
+
+def draw_sizes(table):
+    """Val against parameters: each row's `val` as a labelled dot, and its `seeds` as a bar.
+
+    `seeds` are the vals of other seeds. Models of about the same size are drawn side by side.
+    """
+    fig, ax = plt.subplots(figsize=(9, 4))
+    near = {stage: int(((table.parameters[:i] / row.parameters).between(0.9, 1.1)).sum())
+            for i, (stage, row) in enumerate(table.iterrows())}
+    for color, (stage, row) in zip(COLORS, table.iterrows(), strict=False):
+        x = row.parameters * 1.12 ** near[stage]
+        if row.seeds:
+            ax.plot([x] * 2, [min(row.seeds), max(row.seeds)], lw=7, alpha=0.35, color=color)
+        ax.plot(x, row.val, "o", ms=8, color=color)
+        place, side = [((-12, 0), "right"), ((0, 18), "center"), ((12, 0), "left")][near[stage] % 3]
+        ax.annotate(f"{stage}\n{row.val:.3f}", (x, row.val), place, ha=side, va="center",
+                    textcoords="offset points", color=color)
+    first, last = table.iloc[0], table.iloc[-1]
+    spans = [max(seeds) - min(seeds) for seeds in table.seeds if seeds]
+    ax.set(xscale="log", xlabel="parameters", ylabel="val (nats per character)")
+    ax.set_xticks(ticks := [table.parameters[stage] for stage in table.index if not near[stage]],
+                  [f"{tick:,}" for tick in ticks])
+    ax.minorticks_off()
+    ax.margins(0.25, 0.25)
+    ax.set_title(f"From {first.parameters:,} to {last.parameters:,} parameters val "
+                 f"{'falls' if last.val < first.val else 'rises'} by {abs(last.val - first.val):.3f}"
+                 + f"; another seed moves it by up to {max(spans):.3f}" * bool(spans), size=11)
     return finished(fig)
 
 

@@ -219,3 +219,76 @@ def check_tree(tree):
         same_layers(where, model, [*level * depth, "Linear to 27"], depth)
     sizes = {T: f"{count_parameters(tree(27, T, 10, 68, 2)):,}" for T in (8, 16, 32)}
     return f"parameters for a context of 8, 16 and 32: {', '.join(sizes.values())}"
+
+
+class AsRows(helpers.BatchNorm1d):
+    """Right as well: the positions as further rows of a table."""
+
+    def __call__(self, x):
+        self.out = super().__call__(x.reshape(-1, x.shape[-1])).view(x.shape)
+        return self.out
+
+
+@check
+def check_is_right(is_right):
+    """04: a test that tells the layer with the bug from a right one."""
+    for label, layer, expected in (("the layer with the bug", helpers.BatchNorm1dPart3, False),
+                                   ("the layer with the fix", helpers.BatchNorm1d, True),
+                                   ("another way to fix it", AsRows, True)):
+        where = f"is_right for {label}"
+        got = call(where, is_right, layer)
+        if call(where, bool, got) != expected:
+            wrong(f"{where}: expected {expected}, got {got}")
+    return "the layer with the bug fails your test, and two ways to fix it pass"
+
+
+@check
+def check_batch_norm(batch_norm, vocab_size, config, Xtr, Ytr, Xval, Yval):
+    """04: normalise each channel over all other dimensions."""
+    for size in ((32, 20), (32, 4, 20), (2, 2, 3)):
+        x = 3 + 5 * torch.randn(size, generator=torch.Generator().manual_seed(1))
+        x[..., -1] = 3.0                                                # a channel without variance
+        where, got = case(batch_norm, x.requires_grad_())
+        bug = helpers.BatchNorm1dPart3(size[-1])(x)
+        if len(size) == 3 and shape(got) == size and torch.allclose(got, bug, atol=1e-4):
+            wrong(f"{where}: every position has its own statistics: the bug")
+        same_tensor(where, got, helpers.BatchNorm1d(size[-1])(x))
+        if not got.requires_grad:
+            wrong(f"{where}: no gradient flows from the result back to x")
+
+    class Yours(helpers.BatchNorm1d):
+        def __call__(self, x):
+            super().__call__(x)                                         # the running statistics
+            if self.training:
+                self.out = self.gamma * batch_norm(x) + self.beta
+            return self.out
+
+    losses = []
+    for norm in (helpers.BatchNorm1dPart3, Yours):
+        torch.manual_seed(config["seed"])
+        model = helpers.make_tree(vocab_size, config["block_size"], config["n_embd"],
+                                  config["n_hidden"], config["group_size"], norm)
+        helpers.train(model, Xtr, Ytr, max_steps=2000, batch_size=config["batch_size"],
+                      learning_rate=config["learning_rate"])
+        losses.append(helpers.split_loss(model, Xval, Yval))
+    return "val after a short run with the bug {:.4f}, with your function {:.4f}".format(*losses)
+
+
+@check
+def check_unseen_loss(unseen_loss, model, parts, block_size, stoi):
+    """05: the loss on the names of val that are not in train."""
+    def loss(words):
+        return helpers.split_loss(model, *helpers.build_dataset(words, block_size, stoi))
+
+    train, new = parts["train"][:60], sorted(set(parts["val"]) - set(parts["train"]))[:20]
+    val = [*train[:10], *new, *new[:5]]
+    where = f"unseen_loss for {len(train)} names of train and {len(val)} of val"
+    got = call(where, unseen_loss, model, train, val)
+    mistakes = {"that is the loss on all of val": loss(val),
+                "that is the loss on the names that are in train": loss(train[:10]),
+                "a name that is in val twice counts twice": loss(new),
+                "average over characters, not over names": sum(
+                    loss([word]) for word in val[10:]) / len(val[10:])}
+    same_number(where, got, loss(val[10:]), 1e-5, lambda got: next(
+        (f"; {said}" for said, x in mistakes.items() if abs(x - got) < 1e-5), ""))
+    return f"on unseen names the loss is {unseen_loss(model, parts['train'], parts['val']):.4f}"
