@@ -155,17 +155,23 @@ def draw_curves(curves, decay_at):
     return finished(fig)
 
 
-def draw_history(history, title):
+def draw_history(history):
     """Train and val, a row {"step", "train", "val"} for each look, as labelled lines."""
     table = pd.DataFrame(history, columns=["step", "train", "val"]).set_index("step")
     fig, ax = plt.subplots()
+    ax.set(xlabel="step", ylabel="loss (nats per character)")
+    if table.empty:
+        ax.set_title("The training ended before the first look")
+        return finished(fig)
+    end, best = table.iloc[-1], table.val.min()
     ax.fill_between(table.index, table.train, table.val, alpha=0.12, color=COLORS[1])
     for name, color in zip(table, COLORS, strict=False):
         ax.plot(table[name], "o-", ms=3, color=color)
-        if len(table):
-            ax.annotate(f" {name} {table[name].iloc[-1]:.3f}", (table.index[-1],
-                        table[name].iloc[-1]), color=color, va="center", annotation_clip=False)
-    ax.set(xlabel="step", ylabel="loss (nats per character)", title=title)
+        ax.annotate(f" {name} {end[name]:.3f}", (table.index[-1], end[name]), color=color,
+                    va="center", annotation_clip=False)
+    ax.set_title(f"At the end val is {end.val - end.train:.2f} above train"
+                 + f", and {end.val - best:.2f} above its lowest, at step "
+                   f"{table.index[table.val == best].max():,.0f}" * bool(end.val - best > 0.01))
     return finished(fig)
 
 
@@ -192,9 +198,11 @@ def draw_sizes(table):
                   [f"{tick:,}" for tick in ticks])
     ax.minorticks_off()
     ax.margins(0.25, 0.25)
+    change, moved = last.val - first.val, max(spans, default=0)
     ax.set_title(f"From {first.parameters:,} to {last.parameters:,} parameters val "
-                 f"{'falls' if last.val < first.val else 'rises'} by {abs(last.val - first.val):.3f}"
-                 + f"; another seed moves it by up to {max(spans):.3f}" * bool(spans), size=11)
+                 f"{'falls' if change < 0 else 'rises'} by {abs(change):.3f}"
+                 + f"; another seed moves it by up to {moved:.3f}" * bool(spans)
+                 if len(table) > 1 else f"Val of one model: {last.val:.3f}", size=11)
     return finished(fig)
 
 
