@@ -69,8 +69,8 @@ def draw_spreads(sizes, values, trials=2000):
         spreads.append(means.std())
         ax.hist(means, 60, density=True, alpha=0.55, color=color, label=f"mean of {n}")
     ax.set(xlabel="estimated mean of one channel", ylabel="density")
-    ax.set_title("Spread of the estimate: " + ", ".join(
-        f"{s:.3f} from {n}" for n, s in zip(sizes, spreads, strict=True)))
+    ax.set_title("Standard deviation of the mean: " + ", ".join(
+        f"{s:.3f} for {n} numbers" for n, s in zip(sizes, spreads, strict=True)), size=11)
     ax.legend()
     return finished(ax.figure)
 
