@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import math
 
-import numpy as np
 import pandas as pd
 
 import helpers
@@ -43,22 +41,6 @@ def changed(stage, words, config):
     usual = sizes | RECIPE | {"group_size": 2}
     why = [f"{k} is {config[k]}, not {v}" for k, v in usual.items() if config.get(k, v) != v]
     return why + ["this is another word list"] * (which_list(words) is None)
-
-
-def learned(stage, words, config, lossi):
-    """Print the loss at step 0, that of blind guessing, and the mean of the last 100 steps.
-
-    AssertionError at the lecture's values if the loss began or ended where it should not.
-    """
-    if not lossi:
-        return print("Nothing was trained.")
-    chance = math.log(len(set("".join(words))) + 1)
-    first, last = lossi[0], float(np.mean(lossi[-100:]))
-    print(f"step 0: {first:.3f}, chance: {chance:.3f}, mean of the last 100 steps: {last:.3f}")
-    if len(lossi) >= 300 and not changed(stage, words, config):
-        assert abs(first - chance) < 0.3, f"step 0 gave {first:.3f}: is the last layer scaled down?"
-        assert last < first - 0.5, f"the loss fell from {first:.3f} to {last:.3f} only"
-    return None
 
 
 def performance_log(stage, words, config, parameters, train_loss, val_loss, seconds, steps,
