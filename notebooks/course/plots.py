@@ -186,9 +186,9 @@ def draw_sizes(table):
     for color, (stage, row) in zip(COLORS, table.iterrows(), strict=False):
         x = row.parameters * 1.12 ** near[stage]
         if row.seeds:
-            ax.plot([x] * 2, [min(row.seeds), max(row.seeds)], lw=7, alpha=0.35, color=color,
+            ax.plot([x] * 2, [min(row.seeds), max(row.seeds)], lw=14, alpha=0.35, color=color,
                     solid_capstyle="butt")
-        ax.plot(x, row.val, "o", ms=8, color=color)
+        ax.plot(x, row.val, "o", ms=4, color=color)
         place, side = [((-12, 0), "right"), ((0, 18), "center"), ((12, 0), "left")][near[stage] % 3]
         ax.annotate(f"{stage}\n{row.val:.3f}", (x, row.val), place, ha=side, va="center",
                     textcoords="offset points", color=color)
@@ -201,8 +201,8 @@ def draw_sizes(table):
     ax.margins(0.25, 0.25)
     change, moved = last.val - others, max(spans, default=0)
     ax.set_title(
-        f"Val of {last.name!r} is {abs(change):.3f} {'below' if change < 0 else 'above'} the best of "
-        "the smaller models" + f";\nanother seed moves val by up to {moved:.3f}" * bool(spans)
+        f"Val of {last.name!r} is {abs(change):.3f} {'below' if change < 0 else 'above'} the best "
+        "of the smaller models" + f";\nanother seed moves val by up to {moved:.3f}" * bool(spans)
         if len(table) > 1 else f"Val of one model: {last.val:.3f}", size=11)
     return finished(fig)
 
