@@ -143,7 +143,7 @@ class BatchNorm1dPart3:
 
 
 class BatchNorm1d:
-    """Normalises each channel over all other dimensions: (B, dim) or (B, T, dim) as it came."""
+    """Normalises each channel over all other dimensions. Takes (B, dim) or (B, T, dim)."""
     def __init__(self, dim, eps=1e-5, momentum=0.1):
         self.eps, self.momentum, self.training = eps, momentum, True
         self.gamma, self.beta = torch.ones(dim), torch.zeros(dim)
@@ -202,7 +202,7 @@ class Flatten:
 
 
 class FlattenConsecutive:
-    """Each `n` neighbouring positions side by side: (B, T, C) -> (B, T//n, C*n), or (B, C*n)."""
+    """Lays `n` neighbouring positions side by side: (B, T, C) -> (B, T//n, C*n), or (B, C*n)."""
     def __init__(self, n):
         self.n = n
 
