@@ -130,7 +130,7 @@ def check_linear(Linear):
         call(f"{where} for x of shape (5, 6)", layer, torch.ones(5, 6))   # None: not done yet
         torch.manual_seed(1)
         right = helpers.Linear(6, 4, bias)
-        same_tensor(f"self.weight of {where}, after torch.manual_seed(1),",
+        same_tensor(f"self.weight of {where}, after torch.manual_seed(1)",
                     getattr(layer, "weight", None), right.weight)
         if bias:
             same_tensor(f"self.bias of {where}", getattr(layer, "bias", None), right.bias)
