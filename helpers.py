@@ -408,12 +408,13 @@ def sample(model, block_size, itos, n=10, *, temperature=1.0, prefix="", seed=No
     """`n` new words from the model, all at once, in eval mode.
 
     Each begins with `prefix` and ends at the model's '.' or after `max_length` letters. A
-    `temperature` below 1 is safer, above 1 wilder. The same `seed` gives the same words.
+    `temperature` below 1 is safer, above 1 wilder. The same `seed` gives the same words. An
+    interrupt ends the sampling with the letters so far.
     """
     stoi, generator = start_sampling(n, itos, temperature, prefix, seed, max_length)
     words, alive = [prefix] * n, torch.arange(n)
     context = torch.tensor([([0] * block_size + [stoi[ch] for ch in prefix])[-block_size:]] * n)
-    with mode(model, False), torch.inference_mode():
+    with contextlib.suppress(KeyboardInterrupt), mode(model, False), torch.inference_mode():
         for _ in range(max_length - len(prefix)):
             logits = torch.cat([model(part) for part in context.split(4096)])
             ix = draw_next(logits / temperature, itos, generator)
