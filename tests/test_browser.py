@@ -83,14 +83,14 @@ PANELS = {
     ("06", "try-race"): ("race-figure", [
         ("choose", "optimisers", "SGD", "AdamW"), ("choose", "learning rate x", "0.1"),
         ("choose", "batch", "32")]),
-    ("07", "try-dilation"): ("picture-two", [
+    ("08", "try-dilation"): ("picture-two", [
         ("choose", "kernel size", "3"), ("slide", "levels", "ArrowLeft"),
         ("choose", "each dilation is that before, times", "3"), ("slide", "output", "ArrowLeft"),
         ("slide", "compare with output", "ArrowLeft")]),
-    ("08", "try-generator"): ("generator", NAMES),
-    ("08", "try-surprise"): ("surprise", [
+    ("09", "try-generator"): ("generator", NAMES),
+    ("09", "try-surprise"): ("surprise", [
         ("type", "name", "em7"), ("says", "'7'"), ("type", "name", "emma")]),
-    ("09", "try-panel"): ("try-static", [
+    ("10", "try-panel"): ("try-static", [
         ("choose", "figure", "train"), ("says", "mean train"),
         ("type", "groups that contain", "tree"), ("type", "groups that contain", "treehouse"),
         ("says", "treehouse"), ("type~", "groups that contain", ""), ("choose", "part", "levels")]),

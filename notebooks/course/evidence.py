@@ -1,4 +1,4 @@
-"""The evidence of notebook 09, kept in data/evidence.csv, and the command that measures it.
+"""The evidence of notebook 10, kept in data/evidence.csv, and the command that measures it.
 
     PYTHONPATH=notebooks python -m course.evidence claims
 
@@ -158,9 +158,9 @@ def winner(family):
 
 
 def field():
-    """The field by its labels: the lecture's tree, those of notebooks 06 and 08, the winners."""
-    return {"lecture's tree": {"model": "tree"}, "tree of 06": {"model": "torch tree"},
-            "wavenet of 08": {"model": "wavenet", "dropout": 0.15, "embd_dropout": 0.1,
+    """The field by its labels: the lecture's tree, those of notebooks 07 and 09, the winners."""
+    return {"lecture's tree": {"model": "tree"}, "tree of 07": {"model": "torch tree"},
+            "wavenet of 09": {"model": "wavenet", "dropout": 0.15, "embd_dropout": 0.1,
                               "learning_rate": 3e-3, "weight_decay": 0.1, "average": 0.99},
             **{family: winner(family) for family in SPACES}}
 
@@ -171,17 +171,17 @@ def equal_time():
 
 
 def carried():
-    """The WaveNet of the search and that of notebook 08, for as long as 08's short run takes."""
-    return seeds([field()[label] | {"budget": 77.0} for label in ("wavenet", "wavenet of 08")], 3)
+    """The WaveNet of the search and that of notebook 09, for as long as 09's short run takes."""
+    return seeds([field()[label] | {"budget": 77.0} for label in ("wavenet", "wavenet of 09")], 3)
 
 
 # Two forms of each family for a long training: more dropout, other sizes, the rest its winner's;
-# of the tree the recipe of notebook 06, which its search did not find.
-TREE_06 = {"n_embd": 24, "learning_rate": 5e-3, "weight_decay": 0.01, "batch_size": 256}
+# of the tree the recipe of notebook 07, which its search did not find.
+TREE_07 = {"n_embd": 24, "learning_rate": 5e-3, "weight_decay": 0.01, "batch_size": 256}
 LONG = {
     "flat": [{"n_hidden": 768, "dropout": 0.25}, {"n_hidden": 1536, "dropout": 0.4}],
-    "torch tree": [TREE_06 | {"n_hidden": 128, "dropout": 0.1},
-                   TREE_06 | {"n_hidden": 192, "dropout": 0.1}],
+    "torch tree": [TREE_07 | {"n_hidden": 128, "dropout": 0.1},
+                   TREE_07 | {"n_hidden": 192, "dropout": 0.1}],
     "wavenet": [{"n_hidden": 64, "n_skip": 192, "dilations": [1, 2, 4, 8, 1, 2], "dropout": 0.2,
                  "embd_dropout": 0.1, "head_dropout": 0.1},
                 {"n_hidden": 96, "n_skip": 192, "dilations": [1, 2, 4, 8, 1, 2], "dropout": 0.3,
@@ -310,13 +310,13 @@ CLAIMS = [
     ("choices", "tanh to relu", "the lecture's", "activation relu", "val", None),
     ("choices", "BatchNorm momentum 0.1 to 0.001", "the lecture's", "momentum 0.001", "val", None),
     ("choices", "rate / 10 to linear decay", "the lecture's", "schedule linear", "val", None),
-    ("equal_time", "45 s: lecture's recipe to 06's", "lecture's tree", "tree of 06", "val", None),
+    ("equal_time", "45 s: lecture's recipe to 07's", "lecture's tree", "tree of 07", "val", None),
     ("equal_time", "45 s: WaveNet to flat network", "wavenet", "flat", "val", None),
     ("equal_time", "45 s: WaveNet to GRU", "wavenet", "gru", "val", None),
     ("equal_time", "45 s: WaveNet to LSTM", "wavenet", "lstm", "val", None),
     ("equal_time", "45 s: WaveNet to Transformer", "wavenet", "transformer", "val", None),
-    ("equal_time", "45 s: WaveNet of 08 to the search's", "wavenet of 08", "wavenet", "val", None),
-    ("carried", "77 s: WaveNet of 08 to the search's", "wavenet of 08", "wavenet", "val", None),
+    ("equal_time", "45 s: WaveNet of 09 to the search's", "wavenet of 09", "wavenet", "val", None),
+    ("carried", "77 s: WaveNet of 09 to the search's", "wavenet of 09", "wavenet", "val", None),
 ]
 
 

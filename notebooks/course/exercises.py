@@ -156,7 +156,7 @@ def check_momentum_steps(momentum_steps):
 
 @check
 def check_to_conv(to_conv):
-    """07: FlattenConsecutive and Linear as one Conv1d."""
+    """08: FlattenConsecutive and Linear as one Conv1d."""
     torch.manual_seed(1)
     for n, C_in, C_out, bias in ((2, 3, 4, 1), (2, 3, 3, 0), (3, 2, 5, 1), (2, 128, 128, 1)):
         linear, flatten = helpers.Linear(n * C_in, C_out), helpers.FlattenConsecutive(n)
@@ -177,7 +177,7 @@ def check_to_conv(to_conv):
 
 @check
 def check_sees(sees):
-    """07: how many positions a dilated stack sees."""
+    """08: how many positions a dilated stack sees."""
     for kernel_size, dilations in ((2, [1, 2, 4]), (2, [1]), (3, [1, 3]), (2, [1, 3]), (3, [1, 2]),
                                    (2, [1, 1, 1]), (2, [1, 3, 9]), (3, [1, 2, 4, 8])):
         x = h = torch.zeros(1, 1, 64, dtype=torch.double, requires_grad=True)
@@ -190,7 +190,7 @@ def check_sees(sees):
 
 @check
 def check_without_conv(without_conv, dilated, net, X):
-    """07: the dilated network with torch.cat and @."""
+    """08: the dilated network with torch.cat and @."""
     where = f"without_conv for 64 names, {shape(X[:64])}"
     same_tensor(where, call(where, without_conv, net, X[:64].clone()), dilated(net, X[:64]))
     with torch.no_grad():
@@ -201,7 +201,7 @@ def check_without_conv(without_conv, dilated, net, X):
 
 @check
 def check_depends(depends):
-    """07: the receptive field by gradient."""
+    """08: the receptive field by gradient."""
     cases = {"x + x.roll(2, 1)": ([7, 9], lambda x: x + x.roll(2, 1)),
              "x[:, 3:] * x[:, :-3]": ([9, 12], lambda x: x[:, 3:] * x[:, :-3]),
              "torch.cat([x, -x], 2)": ([9], lambda x: torch.cat([x, -x], 2)),
@@ -219,7 +219,7 @@ def check_depends(depends):
 
 @check
 def check_layers_for(layers_for):
-    """08: how many layers see so many samples."""
+    """09: how many layers see so many samples."""
     for args, n in (((2,), 1), ((8,), 3), ((9,), 4), ((9, 3), 2), ((28, 3), 4), ((125, 5), 3),
                     ((16_000,), 14)):
         k = [*args, 2][1]
@@ -231,7 +231,7 @@ def check_layers_for(layers_for):
 
 @check
 def check_first_leak(first_leak):
-    """08: the first position that changes with character t."""
+    """09: the first position that changes with character t."""
     X = (torch.arange(4)[:, None] + torch.arange(12)) % 4 + 1
 
     def ahead(n, rows):
@@ -254,7 +254,7 @@ def check_first_leak(first_leak):
 
 @check
 def check_ring_step(ring_step):
-    """08: one step of a ring buffer."""
+    """09: one step of a ring buffer."""
     for size, back in ((4, 4), (4, 1), (3, 2), (1, 1)):
         ring, inputs = torch.zeros(size, 2, 3), [0] * size
         for t in range(2 * size + 1):
@@ -279,7 +279,7 @@ def check_ring_step(ring_step):
 
 @check
 def check_luck(luck):
-    """09: how much better than it is the best of n equal configurations looks."""
+    """10: how much better than it is the best of n equal configurations looks."""
     for n, expected in ((1, 0.0), (2, 0.564), (20, 1.867)):             # known means, for sd = 1
         same_number(*case(luck, n, 2.0), 2 * expected, 0.15, lambda got, n=n:
                     "; the winner looks better: count that as +" if n > 1 and got < 0 else "")
@@ -289,7 +289,7 @@ def check_luck(luck):
 
 @check
 def check_without_first(without_first, losses):
-    """09: the mean loss without the first letter of each name."""
+    """10: the mean loss without the first letter of each name."""
     nan = float("nan")
     for rows, by_hand, expected in (
             ([[9.0, 1.0, nan, nan], [9.0, 2.0, 3.0, 4.0]], "(1 + 2 + 3 + 4) / 4", 2.5),
@@ -302,7 +302,7 @@ def check_without_first(without_first, losses):
 
 @check
 def check_conv_flops(conv_flops):
-    """10: the operations of a causal convolution, forward and backward."""
+    """11: the operations of a causal convolution, forward and backward."""
     for N, L, C_in, C_out, k in ((1, 1, 1, 1, 5), (4, 9, 3, 5, 2), (2, 7, 4, 6, 3)):
         conv = wavenet.CausalConv1d(C_in, C_out, 1, k)
         with FlopCounterMode(display=False) as counter:
@@ -315,7 +315,7 @@ def check_conv_flops(conv_flops):
 
 @check
 def check_draw_names(draw_names):
-    """10: a sampler for all names at once."""
+    """11: a sampler for all names at once."""
     table = torch.tensor([[0, 0.5, 0.5, 0], [1, 0, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]])
     calls, where = [], "draw_names(probs, 300)"
 

@@ -1,4 +1,4 @@
-"""Training with any of torch's optimisers, on windows or on whole words. Notebook 06."""
+"""Training with any of torch's optimisers, on windows or on whole words. Notebook 07."""
 
 import math
 from itertools import chain, islice
@@ -12,7 +12,7 @@ PAD = -1  # in Y: a position without a character to predict
 
 
 def window_batches(X, Y, batch_size):
-    """Batches of (X, Y) without end: every epoch all rows once, in a new order. Notebook 06."""
+    """Batches of (X, Y) without end: every epoch all rows once, in a new order. Notebook 07."""
     helpers.check(batch_size=batch_size)
     if len(X) != len(Y) or len(X) == 0:
         raise ValueError(f"X of shape {tuple(X.shape)} and Y of shape {tuple(Y.shape)}; expected "
@@ -45,7 +45,7 @@ def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, ev
     The model maps X to (*Y.shape, vocab_size); positions where Y is PAD do not count. `schedule`
     is stepped after every step. With `average` (as 0.997) the nn.Module ends with an exponential
     moving average of its weights. `callback`, `progress`, an interrupt and a loss that is NaN or
-    infinite: as in helpers.train. Notebook 06.
+    infinite: as in helpers.train. Notebook 07.
     """
     helpers.check(max_steps=max_steps, every=every)
     if average is not None:

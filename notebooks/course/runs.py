@@ -1,4 +1,4 @@
-"""One configuration in, one row out: any model of the course, trained and measured. Notebook 09.
+"""One configuration in, one row out: any model of the course, trained and measured. Notebook 10.
 
 A configuration is a dict: a model of MODELS and the settings that differ from its defaults.
 `measure` and `key` complete it; every other function takes a completed one, here called c. A row
@@ -268,7 +268,7 @@ def make_optimizer(model, c, steps):
         optimizer = torch.optim.SGD(model.parameters(), c["learning_rate"])
         return optimizer, torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda i: SCHEDULES[c["schedule"]](i, steps))
-    tree = c["model"] == "torch tree"           # notebook 06 decays all of its parameters
+    tree = c["model"] == "torch tree"           # notebook 07 decays all of its parameters
     decayed = {"params": model.parameters(), "weight_decay": c["weight_decay"]}
     groups = [decayed] if tree else models.adamw_groups(model, c["weight_decay"])
     optimizer = torch.optim.AdamW(groups, lr=c["learning_rate"], fused=True)

@@ -1,4 +1,4 @@
-"""Studies for notebook 09: many configurations, any number of workers, nothing lost.
+"""Studies for notebook 10: many configurations, any number of workers, nothing lost.
 
 Optuna keeps a study in a database and hands its trials to the workers. To add a worker, on this
 computer or another: PYTHONPATH=notebooks python -m course.studies NAME STORAGE

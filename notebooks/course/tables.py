@@ -1,4 +1,4 @@
-"""The rows of a study as a table, and the comparison of paired rows. Notebook 09."""
+"""The rows of a study as a table, and the comparison of paired rows. Notebook 10."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The WaveNet, its batches of whole words, and generation from ring buffers. Notebook 08.
+"""The WaveNet, its batches of whole words, and generation from ring buffers. Notebook 09.
 
 N words, L characters of the longest word with its end, C channels, S channels of the skips.
 """
