@@ -125,6 +125,17 @@ WRONG = {
         ("velocity + grad", "velocity + (1 - momentum) * grad", "step 1: the shape is right"),
         ("p = p - lr * velocity", "p -= lr * velocity", "changes the tensor that it is given"),
     ],
+    "turn-conv1d": [
+        ("t * stride", "t", "'stride': 2, 'dilation': 1}: the shape is right, but the larg"),
+        ("] += w", "] = w", "that is the last product alone; add up over c and j"),
+        ("w[o, c, j]", "w[o, c, K - 1 - j]", "the kernel is reversed"),
+        ("(L - (K - 1) * dilation - 1)", "(L - K)", "fails: index 7 is out of bounds"),
+    ],
+    "turn-dilated": [
+        ("2**i", "1", r"of 4 .* expected the shape \(5, 17, 27\), got \(5, 18, 27\)"),
+        ("conv_weight(linear.weight)", "linear.weight.t().reshape(6, -1, 2)",
+         "the shape is right, but the largest difference"),
+    ],
     "exercise-conv": [
         ("linear.weight.view(n, C_in, C_out).permute(2, 1, 0)",
          "linear.weight.t().reshape(C_out, C_in, n)", "the shape is right, but the largest diff"),
@@ -138,11 +149,6 @@ WRONG = {
          r"sees\(2, \[1, 3\]\): expected 4, got 5"),
         (None, "def sees(k, dilations):\n    return k ** len(dilations)",
          r"sees\(3, \[1, 2\]\): expected 7, got 9"),
-    ],
-    "exercise-without": [
-        ("d = 2**level", "d = 1", "expected the shape"),
-        ("h[:, :-d], h[:, d:]", "h[:, d:], h[:, :-d]", "the shape is right, but the largest diffe"),
-        ("dim=2", "dim=1", "fails: mat1 and mat2 shapes cannot be multiplied"),
     ],
     "exercise-depends": [
         (None, """

@@ -312,7 +312,7 @@ def dilation_panel(name):
         kernel_size=_choice("kernel size", [2, 3], 2), levels=_slider("levels", 3, 1, 4),
         growth=_choice("each dilation is that before, times", [1, 2, 3], 2),
         output=_slider("output", last, 0, last),
-        other=_slider("compare with output", max(0, last - 2), 0, last))
+        other=_slider("compare with output", max(0, last - 4), 0, last))
 
 
 def surprise_panel(model, stoi, name):

@@ -10,6 +10,8 @@ from matplotlib.patches import Polygon, Rectangle
 import helpers
 from course.plots import COLORS, INK, finished
 
+TINTS = ["#bfe0f5", "#f7d0b5", "#c8e6c9"]              # light enough for black letters
+
 
 def draw_windows(name, block_size, most=16):
     """The word once; below it each window in its place, and at its right what comes next.
@@ -189,17 +191,17 @@ def cone(kernel_size, dilations, x):
 
 
 def draw_dilation(kernel_size, dilations, name, output, other=None):
-    """A causal stack over '.' and the letters of `name`: a dot a node, inputs at the top.
+    """A causal stack over '.' and the letters of `name`: a dot for each node, inputs at the bottom.
 
     Blue: what `output` (0 to the number of letters) is made of. Orange rings: the same for the
-    output `other`. The title counts characters and nodes. Raises ValueError as `cone` does.
+    output `other`. The title says what they see and share. Raises ValueError as `cone` does.
     """
     field = 1 + (kernel_size - 1) * sum(dilations)
     letters = "." * field + name
     ours = cone(kernel_size, dilations, field - 1 + output)
     theirs = cone(kernel_size, dilations, field - 1 + other) if other is not None else None
     small = min(1, 24 / len(letters))
-    fig, ax = plt.subplots(figsize=(9, 0.95 * len(dilations) + 1.6))
+    fig, ax = plt.subplots(figsize=(9, 0.95 * len(dilations) + 1.4))
     first, lines = 0, {}                   # lines and nodes together: one by one they take long
     for level in range(len(dilations) + 1):
         of_ours, of_theirs = ours[level], theirs[level] if theirs is not None else set()
@@ -208,10 +210,10 @@ def draw_dilation(kernel_size, dilations, name, output, other=None):
             first += (kernel_size - 1) * d
             for x in range(first, len(letters)):
                 lines.setdefault((x in of_ours, x in of_theirs), []).extend(
-                    [(x, -level), (x - j * d, 1 - level)] for j in range(kernel_size))
-            ax.text(len(letters) - 0.3, -level, f"dilation {d}", va="center")
+                    [(x, level), (x - j * d, level - 1)] for j in range(kernel_size))
+            ax.text(len(letters) - 0.3, level, f"dilation {d}", va="center")
         nodes = range(first, len(letters))
-        ax.scatter(nodes, [-level] * len(nodes), s=260 * small**2, zorder=4, lw=2.5 * small**0.5,
+        ax.scatter(nodes, [level] * len(nodes), s=260 * small**2, zorder=4, lw=2.5 * small**0.5,
                    color=[COLORS[5] if x in of_ours else "#bbbbbb" for x in nodes],
                    edgecolor=[COLORS[1] if x in of_theirs else "none" for x in nodes])
     for (blue, orange), segments in lines.items():
@@ -223,20 +225,57 @@ def draw_dilation(kernel_size, dilations, name, output, other=None):
         ax.text(x, 0, ch, ha="center", va="center", family="monospace", size=12 * small, zorder=5,
                 color="black")
     for i in range(len(name) + 1):
-        ax.text(field - 1 + i, -len(dilations), i, ha="center", va="center", size=9 * small,
+        ax.text(field - 1 + i, len(dilations), i, ha="center", va="center", size=9 * small,
                 zorder=5, color="black")
     ax.text(len(letters) - 0.3, 0, "input", va="center")
-    seen = len(ours[0])
-    title = (f"Kernel {kernel_size}: output {output} sees "
-             + (f"{seen} of " if seen < field else "")
-             + f"1 + {kernel_size - 1}·({' + '.join(map(str, dilations))}) = {field} characters")
-    title += (f"\n{sum(map(len, ours[1:]))} nodes for it alone; "
-              f"{len(dilations)} for each further output of a shared network")
+    seen, count = len(ours[0]), sum(map(len, ours[1:]))
+    title = f"Output {output} sees " + (f"only {seen} of the " if seen < field else "")
+    title += f"{field} characters" + " that it spans" * (seen < field) + f", through {count} nodes"
     if theirs is not None:
         shared = sum(len(a & b) for a, b in zip(ours[1:], theirs[1:], strict=True))
-        title += f"\noutputs {other} (orange) and {output} (blue) have {shared} nodes in common"
-    ax.set_title(title, size=11)
-    ax.set(xlim=(-0.7, len(letters) + 0.13 * len(letters)), ylim=(-len(dilations) - 0.5, 0.5))
+        title += f"\nand shares {shared} of them with output {other}"
+    ax.set_title(title)
+    ax.set(xlim=(-0.7, 1.13 * len(letters)), ylim=(-0.5, len(dilations) + 0.5))
+    ax.axis("off")
+    return finished(fig)
+
+
+def draw_kernel(x, kernel, moves):
+    """Where the kernel lies on `x` for each output: a drawing for each (stride, dilation)."""
+    fig, axes = plt.subplots(1, len(moves), figsize=(9.6, 2.9), sharey=True)
+    for ax, (stride, dilation) in zip(axes, moves, strict=True):
+        starts = range(0, len(x) - (len(kernel) - 1) * dilation, stride)
+        for i, value in enumerate(x):
+            _box(ax, i, 0, value, "#e8e8e8")
+        for t, start in enumerate(starts):
+            ax.plot([-0.4, len(x) - 0.6], [t + 1] * 2, color=INK, lw=0.6, alpha=0.5)
+            for j, weight in enumerate(kernel):
+                _box(ax, start + j * dilation, t + 1, f"\u00d7{weight}", TINTS[j], 10)
+            ax.text(len(x) - 0.3, t + 1, f"t = {t}", va="center")
+        ax.set(xlim=(-0.7, len(x) + 0.9), ylim=(len(x) - 0.4, -0.5))
+        ax.set_title(f"stride {stride}, dilation {dilation}:\n{len(starts)} outputs", size=11)
+        ax.axis("off")
+    return finished(fig)
+
+
+def draw_layout(pair, weights):
+    """The order in which a Linear on a pair and a convolution keep their weights in memory.
+
+    `pair` holds each position's channels. The convolution's weights are left open.
+    """
+    fig, ax = plt.subplots(figsize=(8.4, 2.9))
+    by_position = [(j, c) for j in range(2) for c in range(len(pair[0]))]
+    rows = {"the pair, flattened": (by_position, [value for channels in pair for value in channels]),
+            "Linear, W[:, 0]": (by_position, weights),
+            "convolution, w[0]": (sorted(by_position, key=lambda jc: jc[1]), "?" * len(weights))}
+    for y, (label, (places, values)) in enumerate(rows.items()):
+        ax.text(-0.6, y, label, ha="right", va="center")
+        for x, ((j, c), value) in enumerate(zip(places, values, strict=True)):
+            _box(ax, x, y, value, TINTS[j])
+            if y:
+                ax.text(x, y + 0.5, f"c = {c}, j = {j}", ha="center", va="center", size=9)
+    ax.set(xlim=(-2.4, len(weights) - 0.4), ylim=(2.7, -0.5))
+    ax.set_title("A Linear sorts its weights by position, a convolution by channel")
     ax.axis("off")
     return finished(fig)
 

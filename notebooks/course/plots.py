@@ -332,3 +332,38 @@ def _chosen(tables, part, contains):
         raise ValueError(f"no group of {part!r} contains {contains!r}; it has "
                          f"{', '.join(map(str, rows.group.unique()))}")
     return chosen
+
+
+def draw_costs(costs):
+    """How many times as fast as windows the convolution is: dots measured, dotted lines counted.
+
+    `costs` has a row for each "data" and "context", with the columns "counted" and "measured".
+    """
+    fig, ax = plt.subplots(figsize=(9, 4))
+    ends = costs.groupby("data", sort=False).last().measured.rank(method="first")
+    for color, (data, rows) in zip(COLORS, costs.groupby("data", sort=False), strict=False):
+        ax.plot(rows.context, rows.counted, ":", color=color)
+        ax.plot(rows.context, rows.measured, "o-", color=color)
+        ax.annotate(f"{data}: {rows.measured.iloc[-1]:.1f}", (1.01, 0.3 * ends[data] - 0.15),
+                    xycoords="axes fraction", color=color, va="center")
+    ax.axhline(1, color=INK, lw=1)
+    ax.set(xscale="log", yscale="log", xlabel="context (characters)", ylabel="times as fast")
+    ax.set_xticks(contexts := sorted(set(costs.context)), [f"{c:,}" for c in contexts])
+    ax.set_yticks([1, 10, 100], ["1", "10", "100"])
+    ax.minorticks_off()
+    most, least = costs.loc[costs.measured.idxmax()], costs.loc[costs.measured.idxmin()]
+    ax.set_title(f"Convolution: {most.measured:.1f} times as fast on {most.data} "
+                 f"({most.context:,}),\n{least.measured:.1f} times on {least.data} "
+                 f"({least.context:,})", size=11)
+    return finished(fig)
+
+
+def draw_padding(differences):
+    """A bar for each output: how far its logits are from those of the tree."""
+    fig, ax = plt.subplots(figsize=(9, 3))
+    ax.bar(range(len(differences)), differences, color=COLORS[1])
+    ax.set(xlabel="output", ylabel="largest difference of a logit")
+    others = sum(not difference < 1e-4 for difference in differences)           # as is NaN
+    ax.set_title(f"With zeros at the left, {others} of {len(differences)} outputs are those of "
+                 "another network")
+    return finished(fig)

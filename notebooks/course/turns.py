@@ -296,3 +296,46 @@ def check_unseen_loss(unseen_loss, model, parts, block_size, stoi):
         (f"; {said}" for said, x in mistakes.items() if abs(x - got) < 1e-5), ""))
     known = set(parts["train"])
     return f"{sum(w not in known for w in parts['val']):,} of {len(parts['val']):,} are unseen"
+
+
+@check
+def check_conv1d(conv1d):
+    """08: a convolution as for loops."""
+    generator, settings = torch.Generator().manual_seed(1), (
+        (1, 1, 6, 2, 1, 1), (1, 1, 6, 2, 2, 1), (1, 1, 7, 2, 1, 2), (2, 1, 5, 2, 1, 1),
+        (3, 4, 11, 3, 2, 2), (2, 3, 9, 1, 3, 1))
+    for C_in, C_out, L, K, stride, dilation in settings:
+        x, w = (torch.randint(1, 10, size, generator=generator).float()
+                for size in ((C_in, L), (C_out, C_in, K)))
+        move = {"stride": stride, "dilation": dilation}
+        where = f"conv1d for x of shape {shape(x)}, w of shape {shape(w)}, {move}"
+        got = call(where, conv1d, x, w, stride, dilation)
+        expected = F.conv1d(x, w, **move)
+        for said, other in {
+            "the kernel is reversed; torch's conv1d takes it in its own order":
+                F.conv1d(x, w.flip(-1), **move),
+            "that is the last channel of x alone; add up over all channels":
+                F.conv1d(x[-1:], w[:, -1:], **move),
+            "that is the last product alone; add up over c and j":
+                F.conv1d(x[-1:, (K - 1) * dilation:], w[:, -1:, -1:], stride=stride),
+        }.items():
+            if shape(got) == shape(expected) and torch.equal(got, other) \
+                    and not torch.equal(other, expected):
+                wrong(f"{where}: {said}")
+        same_tensor(where, got, expected)
+    return f"the same numbers as torch for {len(settings)} choices of stride, dilation and kernel"
+
+
+@check
+def check_dilated(dilated):
+    """08: the tree at every position."""
+    torch.manual_seed(1)
+    X = torch.randint(27, (5, 20))
+    for T in (4, 8):
+        tree = helpers.make_tree(27, T, 4, 6)
+        tree(X[:, :T])                                                  # running statistics
+        where = f"dilated for a tree of {T} characters and X of shape {shape(X)}"
+        with helpers.mode(tree, training=False), torch.no_grad():
+            expected = torch.stack([tree(x) for x in X.unfold(1, T, 1).unbind(1)], dim=1)
+            same_tensor(where, call(where, dilated, tree, X), expected)
+    return "the tree's own numbers at all 13 positions where eight characters fit"
