@@ -265,7 +265,7 @@ def draw_layout(pair, weights):
     """
     fig, ax = plt.subplots(figsize=(8.4, 2.9))
     by_position = [(j, c) for j in range(2) for c in range(len(pair[0]))]
-    rows = {"the pair, flattened": (by_position, [value for channels in pair for value in channels]),
+    rows = {"the pair, flattened": (by_position, [pair[j][c] for j, c in by_position]),
             "Linear, W[:, 0]": (by_position, weights),
             "convolution, w[0]": (sorted(by_position, key=lambda jc: jc[1]), "?" * len(weights))}
     for y, (label, (places, values)) in enumerate(rows.items()):
