@@ -352,9 +352,9 @@ def draw_costs(costs):
     ax.set_yticks([1, 10, 100], ["1", "10", "100"])
     ax.minorticks_off()
     most, least = costs.loc[costs.measured.idxmax()], costs.loc[costs.measured.idxmin()]
-    ax.set_title(f"Convolution: {most.measured:.1f} times as fast on {most.data} "
-                 f"({most.context:,}),\n{least.measured:.1f} times on {least.data} "
-                 f"({least.context:,})", size=11)
+    ax.set_title("Convolution: " + ",\n".join(
+        f"{row.measured:.1f} times as fast on {row.data}, at a context of {row.context:,}"
+        for row in (most, least)), size=11)
     return finished(fig)
 
 
