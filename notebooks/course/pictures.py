@@ -230,7 +230,8 @@ def draw_dilation(kernel_size, dilations, name, output, other=None):
     ax.text(len(letters) - 0.3, 0, "input", va="center")
     seen, count = len(ours[0]), sum(map(len, ours[1:]))
     title = f"Output {output} sees " + (f"only {seen} of the " if seen < field else "")
-    title += f"{field} characters" + " that it spans" * (seen < field) + f", through {count} nodes"
+    title += f"{field} characters" + " that it spans" * (seen < field)
+    title += f", through {count} node" + "s" * (count > 1)
     if theirs is not None:
         shared = sum(len(a & b) for a, b in zip(ours[1:], theirs[1:], strict=True))
         title += f"\nand shares {shared} of them with output {other}"
