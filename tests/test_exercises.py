@@ -111,6 +111,27 @@ WRONG = {
          "for m in model.layers:\n        m.training = False\n    if True:", "stays in evaluation"),
         ("[a.reshape", "[0 * a.reshape", "level 1: the shape is right"),
     ],
+    "turn-level": [
+        ("self.norm(x.flatten(0, 1)).view(x.shape)", "self.norm(x)", "should contain 2 elements"),
+        ("bias=False", "bias=True", r"for linear.bias in .* expected nothing, got \(6,\)"),
+        ("self.norm(x.flatten(0, 1)).view(x.shape)", """self.norm(x if x.shape[1] ==
+            x.shape[2] else x.flatten(0, 1)).view(x.shape)""", r"\(5, 8, 3\).*training: the shape"),
+    ],
+    "turn-tree": [
+        ("nn.ModuleList()", "[]", "expected 804 parameters, got 459"),
+        ("x.squeeze(1)", "x", r"expected the shape \(4, 27\), got \(4, 1, 27\)"),
+    ],
+    "turn-copy": [
+        ("p.t() if is_linear else p", "p", "fails: The size of tensor a"),
+        ("p.t() if is_linear else p", "p if p.shape == theirs.shape else p.t()",
+         "levels.0.linear.weight after .* the shape is right, but the largest difference is"),
+        ("theirs.copy_(p.t() if is_linear else p)", "theirs.data = p.data.t() if is_linear else "
+         "p.data", "embedding.weight after .* the largest difference is 1.0000"),
+    ],
+    "exercise-hooks": [
+        ("        hook.remove()", "        pass", "the hooks are still attached"),
+        ("keep(name)) for", "lambda m, i, o: found.update({name: o.shape})) for", "'' .*got nothi"),
+    ],
     "exercise-fold": [
         (" + norm.eps", "", "the weight and the bias are off; .* largest difference is"),
         ("norm.bias - factor *", "norm.bias - ", "only the bias is off"),

@@ -140,6 +140,27 @@ def check_fold(fold, net):
 
 
 @check
+def check_shapes(shapes):
+    """06: what every module returns, seen by forward hooks."""
+    net, X = models.TreeNet(27, 8, 6, 10).eval(), torch.zeros(4, 8, dtype=torch.int64)
+    where = "shapes(net, X) for a TreeNet(27, 8, 6, 10) and 4 windows"
+    expected = {"": (4, 27), "embedding": (4, 8, 6), "levels": (4, 1, 10), "head": (4, 27)}
+    for i, T in enumerate((4, 2, 1)):
+        expected |= {f"levels.{i}": (4, T, 10), f"levels.{i}.linear": (4, T, 10),
+                     f"levels.{i}.norm": (4 * T, 10), f"levels.{i}.dropout": (4, T, 10)}
+    got = call(where, dict, call(where, shapes, net, X))
+    for name in [*expected, *got]:
+        if expected.get(name) != got.get(name):
+            wrong(f"{where}: for {name!r} expected {expected.get(name, 'nothing')}, "
+                  f"got {got.get(name, 'nothing')}")
+    first = call(where, shapes, net, X)
+    net(X[:2])
+    if first != got:
+        wrong(f"{where}: the hooks are still attached, and the next call changes the result")
+    return f"{len(got)} modules, and no hook is left behind"
+
+
+@check
 def check_momentum_steps(momentum_steps):
     """06: SGD with momentum, by hand."""
     p, grads = torch.tensor([1.0, -2.0]), torch.tensor([[1.0, 0.5], [-0.5, 0.5], [2.0, 0.5]])
