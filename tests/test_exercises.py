@@ -117,8 +117,8 @@ WRONG = {
         ("self.norm(x.flatten(0, 1)).view(x.shape)", """self.norm(x if x.shape[1] ==
             x.shape[2] else x.flatten(0, 1)).view(x.shape)""", r"\(5, 8, 3\).*training: the shape"),
     ],
-    "turn-tree": [
-        ("nn.ModuleList()", "[]", "expected 804 parameters, got 459"),
+    "turn-module": [
+        ("nn.ModuleList()", "[]", "expected 1,039 parameters, got 459"),
         ("x.squeeze(1)", "x", r"expected the shape \(4, 27\), got \(4, 1, 27\)"),
     ],
     "turn-copy": [
