@@ -80,9 +80,8 @@ PANELS = {
         ("press", "Stop"), ("says", "Run 3 stopped"), ("choose~", "block_size", "4"),
         ("choose~", "batch_size", "32"), ("press", "Train"), ("says", "Run 4 finished"),
         ("press", "Save CSV"), ("says", "Saved: output/playground.csv, 4 runs.")]),
-    ("06", "try-race"): ("race-figure", [
-        ("choose", "optimisers", "SGD", "AdamW"), ("choose", "learning rate x", "0.1"),
-        ("choose", "batch", "32")]),
+    ("07", "try-race"): ("race-figure", [
+        ("choose", "optimisers", "SGD", "AdamW"), ("choose", "learning rate x", "0.1")]),
     ("08", "try-dilation"): ("picture-two", [
         ("choose", "kernel size", "3"), ("slide", "levels", "ArrowLeft"),
         ("choose", "each dilation is that before, times", "3"), ("slide", "output", "ArrowLeft"),

@@ -141,6 +141,21 @@ WRONG = {
          "folded = linear\n    folded.bias = nn.Parameter(torch.zeros(4))",
          "changes the Linear or the BatchNorm1d"),
     ],
+    "turn-fit": [
+        ("itertools.islice(batches, max_steps)", "batches", "takes more than 3 batches"),
+        ("        optimizer.zero_grad()\n", "", "the gradients of all steps add up"),
+        ("loss.item()", "loss", r"list of 3 plain numbers, loss.item\(\) each, got \[tensor"),
+        ("    model.train()\n", "", "the model is not in training mode"),
+    ],
+    "turn-adamw": [
+        ("+ (1 - betas[1]) * grad**2", "+ grad**2", "the new v of step t = 1: the shape is right"),
+        (" - lr * weight_decay * p", "", "the new p of step t = 1: the shape is right"),
+        ("(1 - betas[0] ** t)", "(1 - betas[0])", "the new p of step t = 2: the shape is right"),
+    ],
+    "exercise-cycle": [
+        ("(step - top) / (last - top)", "step / last", r"rate_at\(30, 100, 1.0\): expected 0.9"),
+        ("if step <= top", "if step < 0", r"rate_at\(0, 100, 1.0\): expected 0.04, got 0.6"),
+    ],
     "exercise-momentum": [
         ("velocity = momentum * velocity + grad", "velocity = grad", "step 2: the shape is right"),
         ("velocity + grad", "velocity + (1 - momentum) * grad", "step 1: the shape is right"),

@@ -13,8 +13,8 @@ from course import panels, pictures, plots, wavenet
 
 STOI, ITOS = helpers.build_vocab(helpers.load_words())
 LOSSI = np.linspace(3, 2, 400).tolist()
-RUNS = {(name, scale, size): [3 - scale * i / 99 for i in range(60)]
-        for name in ("SGD", "Adam") for scale in (0.1, 1) for size in (32, 256)}
+RUNS = {(name, factor): [3 - factor * i / 99 for i in range(60)]
+        for name in ("SGD", "Adam") for factor in (0.1, 1)}
 ROWS = pd.DataFrame({"group": ["a", "a", "b"], "val": [2.0, 2.1, 2.2], "train": [1.0, 1.1, 1.2],
                      "unseen": [2.0, 2.1, 2.2], "gap": [1.0, 1.0, 1.0], "cpu": [1.0, 2.0, 3.0]})
 
@@ -115,10 +115,14 @@ def test_a_panel_leaves_the_model_as_it_was():
 
 
 def test_a_run_that_flew_off_and_a_group_that_is_not_there():
-    figure = plots.draw_race(RUNS | {("SGD", 0.1, 32): [3.0, float("nan")]}, ["SGD", "Adam"],
-                             "best of each", 32)
+    figure = plots.draw_race(RUNS | {("SGD", 0.1): [3.0, float("nan")]}, ["SGD", "Adam"],
+                             "best of each")
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels[0].startswith("SGD, rate x 1:")
+    assert labels[0].startswith("SGD, learning rate x 1:")
+    vals = {"SGD": pd.DataFrame({1: [2.5, 2.0], 2: [2.7, 2.0]}, [0.1, 1.0]),
+            "Adam": pd.DataFrame({1: [2.0, 2.1], 2: [2.0, np.nan]}, [0.1, 1.0])}
+    title = "".join(map(plots.draw_rates(vals).axes[0].get_title, ("left", "center")))
+    assert title == "A wrong learning rate costs SGD up to 0.60 nats, Adam up to 0.10"
     with pytest.raises(ValueError, match="no group of 'part' contains 'z'; it has a, b"):
         plots.evidence_table({"part": ROWS}, "part", "val", "z")
 

@@ -162,7 +162,7 @@ def check_shapes(shapes):
 
 @check
 def check_momentum_steps(momentum_steps):
-    """06: SGD with momentum, by hand."""
+    """07: SGD with momentum, by hand."""
     p, grads = torch.tensor([1.0, -2.0]), torch.tensor([[1.0, 0.5], [-0.5, 0.5], [2.0, 0.5]])
     theirs = p.clone().requires_grad_()
     optimizer = torch.optim.SGD([theirs], lr=0.1, momentum=0.9)
@@ -173,6 +173,22 @@ def check_momentum_steps(momentum_steps):
         got = call(where, momentum_steps, p, grads[:n], 0.1, 0.9)
         same_tensor(where, got, theirs.detach(), 1e-6)
     return f"as torch.optim.SGD, {[round(v, 4) for v in got.tolist()]} after 3 steps"
+
+
+@check
+def check_rate_at(rate_at):
+    """07: the learning rate of OneCycleLR at any step."""
+    for steps, peak in ((100, 1.0), (40, 0.3), (718, 0.005)):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps)
+        for step in range(steps):
+            where = f"rate_at({step}, {steps}, {peak})"
+            same_number(where, call(where, rate_at, step, steps, peak),
+                        schedule.get_last_lr()[0], 1e-6 * peak)
+            optimizer.step()
+            if step < steps - 1:
+                schedule.step()
+    return "as torch's OneCycleLR, at every step of three trainings"
 
 
 @check

@@ -19,6 +19,7 @@ STAGES = {
     "tree, fixed": (4, (8, 10, 68), 22_397, (1.912, 2.022), (2.0175, 2.0245), (1.912, 2.030)),
     "tree, scaled": (5, (8, 24, 128), 76_579, (1.769, 1.993), (1.9865, 1.9945), (1.767, 2.001)),
 }
+LECTURE = "lecture train / val"                                          # a column of the log
 LISTS = {
     "71779929036aaf049a2268928187719ac43190941ebce328725dab9a4ec0dedd": "ours",
     "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d": "lecture",
@@ -51,12 +52,11 @@ def performance_log(stage, words, config, parameters, train_loss, val_loss, seco
     with `names` that the model made up and the curve of its `losses`. AssertionError if a figure
     that applies is missed. `parameters` are the model's tensors.
     """
-    number, _, count, _, reruns, ours = STAGES[stage]
+    number, _, count, lecture, reruns, ours = STAGES[stage]
     n_params = sum(p.nelement() for p in parameters)
     low, high = (reruns if which_list(words) == "lecture"
                  else (round(ours[1] - 0.006, 4), round(ours[1] + 0.006, 4)))
-    row = {"parameters": f"{n_params:,}", "train": f"{train_loss:.3f}", "val": f"{val_loss:.3f}",
-           "expected val": f"{low} to {high}", "seconds": f"{seconds:.0f}"}
+    row = _row(n_params, train_loss, val_loss, seconds, f"{low} to {high}")
     print(f"{stage}: train {train_loss:.6f}, val {val_loss:.6f}")
     why = changed(stage, words, config)
     if steps < RECIPE["max_steps"]:
@@ -70,12 +70,26 @@ def performance_log(stage, words, config, parameters, train_loss, val_loss, seco
             f"val {val_loss:.4f} is outside {low} to {high}. Check the versions (notebook 00), the "
             "word list (its checksum is in data/README.md), and that no cell was run twice.")
         save_json(log_file(number), row | {"names": names, "curve": thin_curve(losses)})
-    rows = {}
-    for name, (n, _, _, lecture, _, _) in STAGES.items():
-        if n <= number:
-            rows[f"{n:02d} {name}"] = (row if n == number else kept_row(n)) | {
-                "lecture train / val": "{:.3f} / {:.3f}".format(*lecture)}
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=[*row, "lecture train / val"])
+    row[LECTURE] = "{:.3f} / {:.3f}".format(*lecture)
+    return _log(f"{number:02d} {stage}", row, number)
+
+
+def log_with(label, parameters, train_loss, val_loss, seconds):
+    """The log of the lecture's five models, and a row for a model of ours below."""
+    count = sum(p.nelement() for p in parameters)
+    return _log(label, _row(count, train_loss, val_loss, seconds, "") | {LECTURE: ""})
+
+
+def _row(count, train_loss, val_loss, seconds, expected_val):
+    return {"parameters": f"{count:,}", "train": f"{train_loss:.3f}", "val": f"{val_loss:.3f}",
+            "expected val": expected_val, "seconds": f"{seconds:.0f}"}
+
+
+def _log(label, row, number=6):
+    """A table of the stages before notebook `number`, as kept, and `row`."""
+    rows = {f"{n:02d} {name}": kept_row(n) | {LECTURE: "{:.3f} / {:.3f}".format(*lecture)}
+            for name, (n, _, _, lecture, _, _) in STAGES.items() if n < number}
+    table = pd.DataFrame.from_dict(rows | {label: row}, orient="index", columns=list(row))
     return table.fillna("not run yet")
 
 

@@ -1,5 +1,7 @@
 """Training with any of torch's optimisers, on windows or on whole words. Notebook 07."""
 
+import contextlib
+import functools
 import math
 from itertools import chain, islice
 
@@ -12,14 +14,11 @@ PAD = -1  # in Y: a position without a character to predict
 
 
 def window_batches(X, Y, batch_size):
-    """Batches of (X, Y) without end: every epoch all rows once, in a new order. Notebook 07."""
-    helpers.check(batch_size=batch_size)
-    if len(X) != len(Y) or len(X) == 0:
-        raise ValueError(f"X of shape {tuple(X.shape)} and Y of shape {tuple(Y.shape)}; expected "
-                         "as many rows in both, 1 or more")
+    """Batches of (X, Y) without end: each epoch takes every row once, in a new order."""
     while True:
         for ix in torch.randperm(len(X)).split(batch_size):
-            yield X[ix], Y[ix]
+            if len(ix) > 1:                          # a single row has no variance
+                yield X[ix], Y[ix]
 
 
 def position_loss(logits, Y):
@@ -38,14 +37,33 @@ def one_cycle(optimizer, learning_rate, steps, warmup=0.3, **options):
         optimizer, learning_rate, total_steps=max(2, steps), pct_start=warmup, **options)
 
 
-def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, every=1,
-        callback=None, progress=helpers.Progress):
-    """Train on `batches` of (X, Y) and return the list of all losses.
+def fit(model, batches, optimizer, max_steps, schedule=None, **options):
+    """Train on `max_steps` batches of (X, Y), and return the list of all losses."""
+    losses = []
+    with watched(model, batches, max_steps, losses, schedule, **options) as batches:
+        for X, Y in batches:
+            logits = model(X).flatten(0, -2)
+            loss = F.cross_entropy(logits, Y.flatten(), ignore_index=-1)
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                break
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if schedule:
+                schedule.step()
+    return losses
 
-    The model maps X to (*Y.shape, vocab_size); positions where Y is PAD do not count. `schedule`
-    is stepped after every step. With `average` (as 0.997) the nn.Module ends with an exponential
-    moving average of its weights. `callback`, `progress`, an interrupt and a loss that is NaN or
-    infinite: as in helpers.train. Notebook 07.
+
+@contextlib.contextmanager
+def watched(model, batches, max_steps, losses, schedule=None, *, average=None, every=1,
+            callback=None, progress=helpers.Progress):
+    """Inside `with`, the first `max_steps` batches, for a loop that appends to `losses`.
+
+    The model is in training mode. `progress` draws a bar; an interrupt ends the loop and keeps
+    the losses. After each `every` steps `callback(steps_done)` is called. With `average` (as
+    0.997) the nn.Module ends with an exponential moving average of its weights. Says why a
+    training ended early. Raises ValueError for a schedule that is too short.
     """
     helpers.check(max_steps=max_steps, every=every)
     if average is not None:
@@ -55,33 +73,32 @@ def fit(model, batches, optimizer, max_steps, *, schedule=None, average=None, ev
         raise ValueError(f"schedule has {left} steps left; expected {max_steps}, as in max_steps")
     averaged = average and torch.optim.swa_utils.AveragedModel(
         model, avg_fn=lambda old, new, n: old.lerp(new, max(1 - average, 1 / (n + 1))))
-    lossi, last, max_steps = [], None, helpers.capped(max_steps, 16)
+    last, max_steps = None, helpers.capped(max_steps, 16)
+
+    def counted(bar):
+        nonlocal last
+        for last, Y in islice(batches, max_steps):
+            yield last, Y                                       # the loop takes its step here
+            if averaged:
+                averaged.update_parameters(model)
+            bar.update()
+            if callback and len(losses) % every == 0:
+                callback(len(losses))
+
     try:
-        with helpers.mode(model, True), helpers.threads(1), progress(max_steps, lossi) as bar:
-            for i, (X, Y) in enumerate(islice(batches, max_steps)):
-                last = X
-                loss = position_loss(model(X), Y) / (Y != PAD).sum()
-                lossi.append(loss.item())
-                if not math.isfinite(lossi[-1]):
-                    print(f"The loss is {lossi[-1]} at step {i}: stopped. Lower the learning rate.")
-                    break
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                if schedule:
-                    schedule.step()
-                if averaged:
-                    averaged.update_parameters(model)
-                bar.update()
-                if callback and (i + 1) % every == 0:
-                    callback(i + 1)
-            else:
-                if len(lossi) < max_steps:
-                    print(f"The batches ended after {len(lossi)} of {max_steps} steps.")
+        with helpers.mode(model, True), helpers.threads(1), progress(max_steps, losses) as bar:
+            yield counted(bar)
+        if losses and not math.isfinite(losses[-1]):
+            print(f"The loss is {losses[-1]} at step {len(losses) - 1}: stopped. "
+                  "Lower the learning rate.")
+        elif len(losses) < max_steps:
+            print(f"The batches ended after {len(losses)} of {max_steps} steps.")
     except KeyboardInterrupt:
-        print(f"Stopped after {len(lossi)} steps; you can use the model and its losses.")
+        print(f"Stopped after {len(losses)} steps; you can use the model and its losses.")
     if averaged and averaged.n_averaged:
         model.load_state_dict(averaged.module.state_dict())
         # BatchNorm's running statistics are those of the last weights, not of the average.
         torch.optim.swa_utils.update_bn(chain([last], (X for X, _ in islice(batches, 99))), model)
-    return lossi
+
+
+quiet = functools.partial(helpers.Progress, disable=True)       # a `progress` that shows nothing

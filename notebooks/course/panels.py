@@ -293,14 +293,13 @@ def activations_panel(model, block_size, stoi, itos, text):
 
 
 def race_panel(runs):
-    """Choose optimisers, the learning rate and the batch size: the race of those runs."""
-    names, scales, sizes = (list(dict.fromkeys(key[i] for key in runs)) for i in range(3))
+    """Choose optimisers and the learning rate: the race of those runs."""
+    names, factors = (list(dict.fromkeys(key[i] for key in runs)) for i in range(2))
     return panel(
-        lambda names, scale, batch_size: plots.draw_race(runs, names, scale, batch_size),
+        lambda names, factor: plots.draw_race(runs, names, factor),
         names=ipywidgets.SelectMultiple(options=names, value=names, rows=len(names),
                                         description="optimisers"),
-        scale=_choice("learning rate x", ["best of each", *scales], "best of each"),
-        batch_size=_choice("batch", sizes, sizes[-1]))
+        factor=_choice("learning rate x", ["best of each", *factors], "best of each"))
 
 
 def dilation_panel(name):

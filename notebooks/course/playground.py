@@ -91,10 +91,9 @@ class OwnDraws(TorchFunctionMode):
 def train_fast(model, X, Y, *, max_steps, batch_size, learning_rate, **options):
     """Like helpers.train, but AdamW with OneCycleLR, every example once an epoch (notebook 07)."""
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, fused=True)
-    rows = len(X) - (len(X) % batch_size == 1 < len(X))     # one row alone has no variance
     schedule = fitting.one_cycle(optimizer, learning_rate, max_steps)
-    return fitting.fit(model, fitting.window_batches(X[:rows], Y[:rows], batch_size), optimizer,
-                       max_steps, schedule=schedule, **options)
+    return fitting.fit(model, fitting.window_batches(X, Y, batch_size), optimizer, max_steps,
+                       schedule, **options)
 
 
 def trainer(recipe, learning_rate=None):

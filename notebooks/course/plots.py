@@ -207,46 +207,101 @@ def draw_sizes(table):
     return finished(fig)
 
 
-def draw_race(runs, names, scale, batch_size):
+def draw_valley(paths, steepness):
+    """The path of each optimiser over loss = (x² + steepness · y²) / 2, one panel each.
+
+    `paths` is {name: (steps + 1, 2) positions}.
+    """
+    fig, axes = plt.subplots(1, len(paths), figsize=(3.2 * len(paths) + 1, 3.2), squeeze=False,
+                             sharey=True)
+    paths = {name: np.asarray(path) for name, path in paths.items()}
+    low, high = (extreme([extreme(path, axis=0) for path in paths.values()], axis=0)
+                 for extreme in (np.min, np.max))
+    margin = 0.1 * (high - low)
+    x, y = np.meshgrid(*np.linspace(low - margin, high + margin, 120).T)
+    left = {}
+    for ax, color, (name, path) in zip(axes[0], COLORS, paths.items(), strict=False):
+        loss = (x**2 + steepness * y**2) / 2
+        ax.contour(x, y, loss, loss.max() * np.linspace(0.02, 1, 9) ** 2, colors=INK,
+                   linewidths=0.6, alpha=0.6)
+        ax.plot(*path.T, "o-", ms=3, lw=1, color=color)
+        left[name] = (path[-1, 0] ** 2 + steepness * path[-1, 1] ** 2) / 2
+        ax.set_title(f"{name}: loss {left[name]:.2g}", size=11, color=color)
+        ax.set(xlabel="x", ylabel="y" if ax is axes[0, 0] else "")
+        ax.grid(False)
+    fig.suptitle(f"After {len(path) - 1} steps {min(left, key=left.get)} is the lowest",
+                 x=0.01, ha="left", weight="bold")
+    return finished(fig)
+
+
+def draw_rates(vals, label="val (nats per character)"):
+    """Val against the learning rate, in times its own best; a line for each optimiser.
+
+    `vals` is {name: a table with a row for each learning rate and a column for each seed}. The
+    line joins the means, the band spans the seeds.
+    """
+    fig, ax = plt.subplots(figsize=(9, 4))
+    cost, worst = {}, 0.0
+    for name, color, marker in zip(vals, COLORS, "osD^v", strict=False):
+        table = vals[name].replace([np.inf, -np.inf], np.nan)
+        means = table.mean(axis=1)
+        if not means.notna().any():
+            continue
+        x = table.index / means.idxmin()
+        ax.plot(x, means, marker + "-", color=color, label=f"{name}, best {means.idxmin():g}")
+        ax.fill_between(x, table.min(axis=1), table.max(axis=1), color=color, alpha=0.2, lw=0)
+        cost[name] = means.max() - means.min()
+        worst = max(worst, means.max())
+    ax.set(xscale="log", xlabel="learning rate, in times its own best", ylabel=label)
+    ticks = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    if cost:
+        low, high = ax.dataLim.intervalx
+        ax.set_xlim(low / 1.3, high * 1.3)
+        most, least = max(cost, key=cost.get), min(cost, key=cost.get)
+        ax.set_title(f"A wrong learning rate costs {most} up to {cost[most]:.2f} nats"
+                     + f", {least} up to {cost[least]:.2f}" * (len(cost) > 1))
+        ax.legend()
+    return finished(fig)
+
+
+def draw_race(runs, names, factor):
     """Rolling means of the losses of the optimisers `names`, the mean of the last 50 in the legend.
 
-    `runs` is {(name, times the learning rate, batch size): losses}. `scale` is one of its
-    factors, or "best of each": for each optimiser the factor with the lowest end.
+    `runs` is {(name, times the learning rate to begin with): losses}. `factor` is one of these,
+    or "best of each": for each optimiser the one with the lowest end.
     """
     if not names:
         raise ValueError("choose at least one optimiser")
     _, ax = plt.subplots()
     ends, lowest, first = {}, np.inf, 0.0
-    order = list(dict.fromkeys(key[0] for key in runs))
+    order = list(dict.fromkeys(name for name, _ in runs))
     for name in names:
-        scales = [s for n, s, size in runs if (n, size) == (name, batch_size)]
-        if scale == "best of each":
-            best = min(scales, key=lambda s: _end(runs[name, s, batch_size]))
-        else:
-            best = scale
-        losses = runs[name, best, batch_size]
+        factors = [f for n, f in runs if n == name]
+        best = (min(factors, key=lambda f: _end(runs[name, f])) if factor == "best of each"
+                else factor)
+        losses = runs[name, best]
         window = max(1, len(losses) // 15)
         smooth = helpers.rolling_mean(losses, window)
         ends[name] = _end(losses)
         lowest, first = min(lowest, smooth.min()), max(first, smooth[0])
-        under = name == "Adam"                # AdamW is the same line, drawn on it
         ax.plot(np.arange(window, len(losses) + 1), smooth, color=COLORS[order.index(name)],
-                ls=["-", "--"][order.index(name) % 2], marker="o" if len(smooth) == 1 else "",
-                lw=5 if under else 2, alpha=0.4 if under else 1,
-                label=f"{name}, rate x {best}: {ends[name]:.3f}")
+                marker="o" if len(smooth) == 1 else "",
+                label=f"{name}, learning rate x {best:g}: {ends[name]:.3f}")
     winner = min(ends, key=ends.get)
     behind = max(ends.values()) - ends[winner]
     ax.set(xlabel="step", ylabel="training loss (nats per character)")
     if np.isfinite(lowest) and np.isfinite(first):
         ax.set_ylim(lowest - 0.05, first + 0.1)      # a run that flies off leaves the picture
-    ax.set_title(f"Batches of {batch_size}: {winner} ends lowest"
+    ax.set_title(f"{winner} ends lowest"
                  + f", the last is {behind:.3f} nats behind" * bool(0 < behind < np.inf))
     ax.legend()
     return finished(ax.figure)
 
 
 def _end(losses):
-    """The mean of the last 50 losses; infinite if it is no number."""
+    """The mean of the last 50 losses; infinite if it is NaN."""
     end = float(np.mean(losses[-50:]))
     return np.inf if np.isnan(end) else end
 
