@@ -1,12 +1,10 @@
-"""The checks of the cells *Your turn*: "not done yet", "right: ..." or "wrong: ..."."""
+"""The checks of the cells *Your turn* in notebooks 01 to 05."""
 
-import re
 
 import torch
 import torch.nn.functional as F
 
 import helpers
-from course import models
 from course.checking import (
     call,
     case,
@@ -16,7 +14,6 @@ from course.checking import (
     same_number,
     same_tensor,
     shape,
-    shown,
     wrong,
 )
 
@@ -300,116 +297,3 @@ def check_unseen_loss(unseen_loss, model, parts, block_size, stoi):
         (f"; {said}" for said, x in mistakes.items() if abs(x - got) < 1e-5), ""))
     known = set(parts["train"])
     return f"{sum(w not in known for w in parts['val']):,} of {len(parts['val']):,} are unseen"
-
-
-def take_weights(where, yours, right):
-    """Load the state of `yours` into `right`; end the check unless names and shapes are equal."""
-    expected, got = ({name: shape(t) for name, t in m.state_dict().items()} for m in (right, yours))
-    for name in [*expected, *got]:
-        if expected.get(name) != got.get(name):
-            wrong(f"{where}: for {name} in state_dict() expected {expected.get(name, 'nothing')}, "
-                  f"got {got.get(name, 'nothing')}")
-    right.load_state_dict(yours.state_dict())
-
-
-def same_outputs(where, yours, right, x):
-    """End the check unless both modules return the same for x, in training and in evaluation."""
-    for training, said in ((True, "in training"), (False, "in evaluation")):
-        got = call(where, yours.train(training), x)
-        same_tensor(f"{where}, {said}", got, right.train(training)(x))
-
-
-@check
-def check_level(Level):
-    """06: one level of the tree as an nn.Module."""
-    torch.manual_seed(1)
-    for B, T, C, n in ((5, 4, 3, 6), (5, 8, 3, 4), (5, 2, 3, 4)):       # 4 positions, 4 channels
-        where = f"Level({C}, {n}) for x of shape {(B, T, C)}"
-        level, right = call(where, Level, C, n), models.Level(C, n)
-        call(where, level, x := torch.randn(B, T, C))
-        take_weights(where, level, right)
-        same_outputs(where, level, right, x)
-    return f"Level(24, 128) has {count_parameters(Level(24, 128)):,} parameters"
-
-
-@check
-def check_tree_net(TreeNet):
-    """06: the tree as an nn.Module, every parameter registered."""
-    torch.manual_seed(1)
-    for T in (8, 16):
-        where, net = case(TreeNet, 27, T, 6, 10)
-        right, X = models.TreeNet(27, T, 6, 10), torch.randint(27, (4, T))
-        call(f"{where} for {shape(X)} characters", net, X)
-        if (got := count_parameters(net)) != (n := count_parameters(right)):
-            wrong(f"{where}: expected {n:,} parameters, got {got:,}")
-        take_weights(where, net, right)
-        same_outputs(f"{where} for {shape(X)} characters", net, right, X)
-    return f"the tree of notebook 05 has {count_parameters(TreeNet(27, 8, 24, 128)):,} parameters"
-
-
-@check
-def check_copy_weights(copy_weights):
-    """06: our parameters and running statistics in a TreeNet."""
-    torch.manual_seed(1)
-    ours, net = helpers.make_tree(27, 8, 4, 8), models.TreeNet(27, 8, 4, 8)  # the first is square
-    ours(torch.randint(27, (32, 8)))                                    # moves the statistics
-    with torch.no_grad():
-        for p in ours.parameters():
-            p += torch.randn(p.shape)
-        expected = {name: p.t().clone() if re.search(r"(linear|head)\.weight", name) else p.clone()
-                    for (name, _), p in zip(net.named_parameters(), ours.parameters(), strict=True)}
-        for i, norm in enumerate(norms := ours.layers[3::4]):
-            for buffer in ("running_mean", "running_var"):
-                expected[f"levels.{i}.norm.{buffer}"] = getattr(norm, buffer).flatten().clone()
-        where = "copy_weights(ours, net)"
-        got = call(where, copy_weights, ours, net)
-        for tensor in [*ours.parameters(), *(m.running_mean for m in norms)]:
-            tensor += 1                                                 # shows shared memory
-    if got is not net:
-        wrong(f"{where}: expected the same net, filled, got {shown(got)}")
-    for name, right in expected.items():
-        same_tensor(f"{name} after {where}", net.state_dict()[name], right)
-    return f"{len(expected)} tensors copied: 12 with parameters, 6 with running statistics"
-
-
-@check
-def check_conv1d(conv1d):
-    """08: a convolution as for loops."""
-    generator, settings = torch.Generator().manual_seed(1), (
-        (1, 1, 6, 2, 1, 1), (1, 1, 6, 2, 2, 1), (1, 1, 7, 2, 1, 2), (2, 1, 5, 2, 1, 1),
-        (3, 4, 11, 3, 2, 2), (2, 3, 9, 1, 3, 1))
-    for C_in, C_out, L, K, stride, dilation in settings:
-        x, w = (torch.randint(1, 10, size, generator=generator).float()
-                for size in ((C_in, L), (C_out, C_in, K)))
-        move = {"stride": stride, "dilation": dilation}
-        where = f"conv1d for x of shape {shape(x)}, w of shape {shape(w)}, {move}"
-        got = call(where, conv1d, x, w, stride, dilation)
-        expected = F.conv1d(x, w, **move)
-        for said, other in {
-            "the kernel is reversed; torch's conv1d takes it in its own order":
-                F.conv1d(x, w.flip(-1), **move),
-            "that is the last channel of x alone; add up over all channels":
-                F.conv1d(x[-1:], w[:, -1:], **move),
-            "that is the last product alone; add up over c and j":
-                F.conv1d(x[-1:, (K - 1) * dilation:], w[:, -1:, -1:], stride=stride),
-        }.items():
-            if shape(got) == shape(expected) and torch.equal(got, other) \
-                    and not torch.equal(other, expected):
-                wrong(f"{where}: {said}")
-        same_tensor(where, got, expected)
-    return f"the same numbers as torch for {len(settings)} choices of stride, dilation and kernel"
-
-
-@check
-def check_dilated(dilated):
-    """08: the tree at every position."""
-    torch.manual_seed(1)
-    X = torch.randint(27, (5, 20))
-    for T in (4, 8):
-        tree = helpers.make_tree(27, T, 4, 6)
-        tree(X[:, :T])                                                  # running statistics
-        where = f"dilated for a tree of {T} characters and X of shape {shape(X)}"
-        with helpers.mode(tree, training=False), torch.no_grad():
-            expected = torch.stack([tree(x) for x in X.unfold(1, T, 1).unbind(1)], dim=1)
-            same_tensor(where, call(where, dilated, tree, X), expected)
-    return "the tree's own numbers at all 13 positions where eight characters fit"
