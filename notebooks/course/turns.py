@@ -19,6 +19,11 @@ from course.checking import (
     shown,
     wrong,
 )
+from course.wavenet_turns import (  # noqa: F401  (for the notebook)
+    check_masked_loss,
+    check_ring_step,
+    check_wavenet_layer,
+)
 
 
 @check
