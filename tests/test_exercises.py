@@ -215,6 +215,11 @@ def depends(function, x, t):
         ("ring[t % len(ring)] = x", "ring = torch.cat([ring[1:], x[None]])",
          r"10 should replace the oldest of \[0.0, 0.0, 0.0, 0.0\]"),
     ],
+    "turn-condition": [
+        ("[:, :, None]", "[:, None]", r"The size of tensor a \(9\) must match the size of"),
+        (" + self.V(h)[:, :, None]", "", "random h: h changes nothing"),
+        ("sigmoid(g)", "sigmoid(g - self.V(h)[:, 4:, None])", "V h reaches f only; g needs its h"),
+    ],
     "exercise-field": [
         ("< samples", "<= samples", "expected 1, got 2; 0 would see 1, 1 see 2"),
         (None, "import math\ndef layers_for(samples, kernel_size=2):\n"

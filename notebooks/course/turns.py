@@ -20,6 +20,7 @@ from course.checking import (
     wrong,
 )
 from course.wavenet_turns import (  # noqa: F401  (for the notebook)
+    check_condition,
     check_masked_loss,
     check_ring_step,
     check_wavenet_layer,

@@ -109,3 +109,31 @@ def check_ring_step(ring_step):
                             for r in rings]) for t, ids in enumerate(X.T)]
         same_tensor("a WaveNet on your rings", torch.stack(logits, 1), net(X))
     return "a WaveNet on your rings gives the same logits as for whole names"
+
+
+@check
+def check_condition(ConditionalLayer):
+    """09: a layer that is told something."""
+    torch.manual_seed(1)
+    layer = call("ConditionalLayer(4, 6, 2, 3)", ConditionalLayer, 4, 6, 2, 3)
+    x, h = torch.randn(5, 4, 9), torch.randn(5, 3)
+
+    def outputs(V_h):
+        fg = F.conv1d(F.pad(x, (2, 0)), layer.conv.weight, layer.conv.bias, dilation=2)
+        f, g = (fg + V_h[:, :, None]).chunk(2, dim=1)
+        z = torch.tanh(f) * torch.sigmoid(g)
+        return x + layer.residual(z), layer.skip(z)
+
+    for given in (0 * h, h):
+        where = f"forward for x of shape (5, 4, 9) and {'random' if given.any() else 'zeros as'} h"
+        got = call(where, layer, x, given)
+        if not isinstance(got, tuple) or len(got) != 2:
+            wrong(f"{where}: expected two tensors, the next x and the skip, got {shape(got)}")
+        V_h = layer.V(given)
+        for said, other in {"h changes nothing": 0 * V_h, "V h reaches f only; g needs its half":
+                            V_h * (torch.arange(8) < 4)}.items():
+            if given.any() and torch.allclose(got[1], outputs(other)[1], atol=1e-5):
+                wrong(f"{where}: {said}")
+        for name, yours, ours in zip(("the next x", "the skip"), got, outputs(V_h), strict=True):
+            same_tensor(f"{where}: {name}", yours, ours)
+    return f"{layer.V.weight.nelement()} weights tell a layer of 4 channels what h is"
