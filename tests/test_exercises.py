@@ -209,6 +209,32 @@ def depends(function, x, t):
     return [i for i in range(x.shape[1]) if x.grad[0, i].any()]
 """, r"expected \[9, 12\], got \[7, 9, 12\]"),
     ],
+    "turn-layer": [
+        ("(self.dilation, 0)", "(0, self.dilation)", "position 5 of x changes the output at"),
+        ("(self.dilation, 0)", "(1, 0)", r"tensor a \(9\) must match the size of tensor b \(6\)"),
+        ("f, g = ", "g, f = ", "f and g have changed places"),
+        ("torch.sigmoid(g)", "torch.tanh(g)", "g has a tanh as well"),
+        ("x + self.residual(z)", "self.residual(z)", "x itself is missing from the next x"),
+        ("x + self.residual(z)", "x + z", "W_r is missing from the next x"),
+        ("self.skip(z)", "self.skip(x)", "the skip is made of x; it is made of z"),
+    ],
+    "turn-loss": [
+        ("[real], Y[real]", ".mT, Y.clamp(0)", "the padding counts as character 0"),
+        ("F.cross_entropy(logits[real], Y[real])",
+         "F.cross_entropy(logits.mT, Y, ignore_index=PAD, reduction='none').mean()",
+         "that divides by all positions, the padding included"),
+    ],
+    "turn-ring": [
+        (".clone()", "", r"t = 0: .* got \.\.\. 10, 10, 10, 10"),
+        ("% len(ring)]", "]", "t = 4 fails: index 4 is out of bounds"),
+        ("ring[t % len(ring)] = x", "ring = torch.cat([ring[1:], x[None]])",
+         r"10 should replace the oldest of \[0.0, 0.0, 0.0, 0.0\]"),
+    ],
+    "turn-condition": [
+        ("[:, :, None]", "[:, None]", r"The size of tensor a \(9\) must match the size of"),
+        (" + self.V(h)[:, :, None]", "", "random h: h changes nothing"),
+        ("sigmoid(g)", "sigmoid(g - self.V(h)[:, 4:, None])", "V h reaches f only; g needs its h"),
+    ],
     "exercise-field": [
         ("< samples", "<= samples", "expected 1, got 2; 0 would see 1, 1 see 2"),
         (None, "import math\ndef layers_for(samples, kernel_size=2):\n"
@@ -222,16 +248,6 @@ def depends(function, x, t):
         (" if different.any() else X.shape[1]", "", "sees nothing, .* fails: index 0 is out of"),
         ("X[:, t] % 4 + 1", "1", "in row 1 only, .* expected 4, got 7"),
         ("X[:, t] % 4 + 1", "X[:, t] + 1", "Class values must be smaller than num_classes"),
-    ],
-    "exercise-ring": [
-        (None, "def ring_step(ring, t, x, back):\n    ring[t % len(ring)] = x\n"
-         "    return ring[(t - back) % len(ring)]",
-         r"t = 0, 4 back: .* expected \.\.\. 0, 0, 0, 0 .* got \.\.\. 10, 10, 10, 10"),
-        (".clone()", "", r"t = 0, 4 back: .* got \.\.\. 10, 10, 10, 10"),
-        ("% len(ring)]", "]", "t = 4, 4 back fails: index 4 is out of bounds"),
-        ("(t - back) %", "t %", "ring of 4, t = 1, 1 back: the shape is right"),
-        ("ring[t % len(ring)] = x", "ring = torch.cat([ring[1:], x[None]])",
-         r"10 should replace the oldest of \[0.0, 0.0, 0.0, 0.0\]"),
     ],
     "exercise-luck": [
         ("-searches", "searches", r"luck\(2, 2.0\): expected 1.128, got -1.1.*; the winner looks"),

@@ -91,6 +91,7 @@ IMPOSSIBLE = {
     "seed": [(10**9 + 1, "is 1000000001"), (-1, "seed is -1; expected"), ("a", "seed is 'a'")],
     "names_file": [("nowhere.txt", "nowhere.txt: no such file"),
                    (NAMES[:1], "1 words .* at least 10"), (NAMES[:3], "3 words .* at least 10")],
+    "wav_file": [("no.wav", "no.wav: no such file; expected a WAV file")],
     "storage": [],                             # the study says so itself: test_studies.py
     "run_lecture": [("no", "run_lecture is 'no'; expected True or False")],
     "batch_size": [(1, "batch_size is 1; .* from 2"), ("32", "batch_size is '32'")],

@@ -2,14 +2,17 @@
 
 import copy
 import functools
+from contextlib import nullcontext
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.io import wavfile
 
 import helpers
-from course import fitting, models, wavenet
+from course import fitting, models, sound, wavenet
 
 STOI, ITOS = helpers.build_vocab(helpers.load_words())
 close = functools.partial(torch.allclose, atol=1e-5)
@@ -271,3 +274,18 @@ def test_adamw_shrinks_the_matrices_alone():
     assert {id(net.place), id(net.embedding.weight)} < {*groups[0.0]}
     assert groups[0.1] == [id(p) for p in net.parameters() if p.ndim == 2][2:]
     assert sum(map(len, groups.values())) == len([*net.parameters()])
+
+
+def test_a_wav_file_is_read_or_refused(tmp_path):
+    for seconds, loud, said in ((5, 9e3, ""), (3, 9e3, "3.0 seconds; expected 4"), (5, 0, "equal"),
+                                (0, 0, "scipy can't read it")):
+        t, file = np.arange(16_000 * seconds) / 16_000, tmp_path / f"{seconds} {loud}.wav"
+        tone = loud * np.sin(2 * np.pi * 440 * np.stack([t, t], 1))
+        wavfile.write(file, 16_000, tone.astype(np.int16)) if seconds else file.write_bytes(b"MP3")
+        with pytest.raises(ValueError, match=said) if said else nullcontext():
+            wave = sound.read_wav(file, 8_000, 20).numpy()
+            assert np.abs(np.fft.rfft(wave)).argmax() == 440 * 5
+    turned = np.r_[wave[:8_000], -wave[8_000:]]
+    assert sound.in_phase(wave, turned, 8_000) == pytest.approx(1000, abs=15)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        sound.read_wav(tmp_path / "none.wav", 8_000, 20)

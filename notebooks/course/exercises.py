@@ -287,31 +287,6 @@ def check_first_leak(first_leak):
 
 
 @check
-def check_ring_step(ring_step):
-    """09: one step of a ring buffer."""
-    for size, back in ((4, 4), (4, 1), (3, 2), (1, 1)):
-        ring, inputs = torch.zeros(size, 2, 3), [0] * size
-        for t in range(2 * size + 1):
-            old, inputs = ring[:, 0, 0].tolist(), [*inputs, 10 * t + 10]
-            where, x = f"ring of {size}, t = {t}, {back} back", torch.full((2, 3), 10.0 * t + 10)
-            got = call(where, ring_step, ring, t, x, back, writes=True)
-            same_tensor(where, got, torch.full((2, 3), float(inputs[-1 - back])))
-            if sorted(ring[:, 1, 2].tolist()) != inputs[-size:]:
-                wrong(f"{where}: {inputs[-1]} should replace the oldest of {old}, but the ring "
-                      f"becomes {ring[:, 0, 0].tolist()}")
-            if (x != 10 * t + 10).any():
-                wrong(f"{where} changes x; leave it as it is")
-    net, X = wavenet.WaveNet(27, 16, 16, [1, 2, 4]).eval(), torch.arange(8)[None]
-    rings = wavenet.ring_buffers(net, len(X))
-    with torch.no_grad():
-        logits = [net(ids, [lambda x, offsets, r=r, t=t: [
-            ring_step(r.values, t, x, o) for o in offsets] for r in rings])
-            for t, ids in enumerate(X.T)]
-        same_tensor("a WaveNet on your rings", torch.stack(logits, 1), net(X))
-    return "a WaveNet on your rings gives the same logits as for whole names"
-
-
-@check
 def check_luck(luck):
     """10: how much better than it is the best of n equal configurations looks."""
     for n, expected in ((1, 0.0), (2, 0.564), (20, 1.867)):             # known means, for sd = 1

@@ -5,7 +5,7 @@ import string
 
 import matplotlib.pyplot as plt
 from matplotlib.collections import LineCollection
-from matplotlib.patches import Polygon, Rectangle
+from matplotlib.patches import Polygon, Rectangle, Wedge
 
 import helpers
 from course.plots import COLORS, INK, finished
@@ -312,3 +312,102 @@ def draw_cube(sizes, *averaged):
         ax.set(xlim=(-1, B + 0.4 * C + 1.6), ylim=(-T - 0.9, 0.3 * C + 0.2), aspect="equal")
         ax.axis("off")
     return finished(axes[0, 0].figure)
+
+
+def draw_wavenet(dilations):
+    """One layer of a WaveNet, the same in the paper's figure 4, and the whole: inputs below."""
+    fig, (ours, paper, whole) = plt.subplots(1, 3, figsize=(10.6, 5.4), width_ratios=[1, 1, 1])
+    for ax, own in ((ours, True), (paper, False)):
+        for x, y, text, color in (
+                (1, 0, "x", None), (1, 1.3, "causal convolution\nkernel 2, dilation d", "#bfe0f5"),
+                (0.35, 2.8, "tanh", "#f7d0b5"), (1.65, 2.8, "sigmoid", "#f7d0b5"),
+                (1, 4, "\u00d7", "#f7d0b5"), (1, 5.3, "1\u00d71, $W_r$" if own else "1\u00d71",
+                 "#c8e6c9"), (1, 6.7, "+", "#e8e8e8"), (1, 7.8, "next x", None),
+                (2.9, 6.7, "skip", None), *[(2.6, 5.3, "1\u00d71, $W_s$", "#c8e6c9")] * own):
+            _block(ax, x, y, text, color)
+        for start, end in (((1, 0.25), (1, 0.8)), ((0.6, 1.8), (0.4, 2.45)),
+                           ((1.4, 1.8), (1.6, 2.45)), ((0.45, 3.15), (0.85, 3.75)),
+                           ((1.55, 3.15), (1.15, 3.75)), ((1, 4.3), (1, 4.95)),
+                           ((1, 5.65), (1, 6.4)), ((1, 7), (1, 7.55))):
+            _arrow(ax, start, end)
+        _line(ax, (1, 0.5), (-0.45, 0.5), (-0.45, 6.7), (0.8, 6.7))
+        _line(ax, *[(1, 4.6), (2.6, 4.6), (2.6, 4.95)] if own else [(1, 6), (2.9, 6), (2.9, 6.4)])
+        if own:
+            _line(ax, (2.6, 5.65), (2.6, 6.05), (2.9, 6.05), (2.9, 6.4))
+        for x, y, text in ((0.25, 2.15, "f"), (1.75, 2.15, "g"), (1.15, 4.45, "z")):
+            ax.text(x, y, f"${text}$", ha="center", va="center")
+        ax.set(xlim=(-0.7, 3.5), ylim=(-0.3, 8.1))
+    ours.set_title("Our layer: two 1\u00d71", size=11)
+    paper.set_title("The paper's figure 4: one 1\u00d71", size=11)
+    shown = dilations if len(dilations) <= 6 else [*dilations[:3], None, *dilations[-2:]]
+    step = 4.2 / len(shown)
+    for x, y, text, color in (
+            (0.7, 0, "characters", None), (0.7, 0.9, "embedding", "#e8e8e8"),
+            (2.6, 5.6, "sum", "#e8e8e8"), (2.6, 6.7, "ReLU, 1\u00d71,\nReLU, 1\u00d71", "#c8e6c9"),
+            (2.6, 7.8, "logits", None)):
+        _block(whole, x, y, text, color)
+    for x, *ends in ((0.7, 0.25, 0.55), (2.6, 5.9, 6.2), (2.6, 7.2, 7.55)):
+        _arrow(whole, *((x, y) for y in ends))
+    for i, d in enumerate(shown):
+        y = 0.9 + (i + 1) * step
+        _block(whole, 0.7, y, f"layer, dilation {d}" if d else "\u22ee", d and "#bfe0f5")
+        _arrow(whole, (0.7, y - step + 0.28), (0.7, y - 0.28))
+        if d:
+            _line(whole, (1.5, y), (2.6, y), (2.6, 5.25), arrow=i == len(shown) - 1)
+    whole.text(2.7, 0.9 + step / 2, "skips", va="center")
+    whole.set(xlim=(-0.5, 3.6), ylim=(-0.3, 8.1))
+    whole.set_title(f"{len(dilations)} layers, {1 + sum(dilations)} characters", size=11)
+    for ax in (ours, paper, whole):
+        ax.axis("off")
+    return finished(fig)
+
+
+def _block(ax, x, y, text, color=None):
+    """A text, in a box if it has a colour."""
+    ax.text(x, y, text, ha="center", va="center", zorder=4, color="black" if color else INK,
+            size=10, bbox=color and {"boxstyle": "round,pad=0.3", "fc": color, "ec": "none"})
+
+
+def _line(ax, *points, arrow=True):
+    """A line through the points, with an arrow at its end."""
+    ax.plot(*zip(*points[:-1 if arrow else None], strict=True), color=INK, lw=1.2)
+    if arrow:
+        _arrow(ax, points[-2], points[-1])
+
+
+def draw_ages(words, ages):
+    """The words nose to tail, each with its dot and a colour of its own; below, each one's age."""
+    text = "".join(f".{word}" for word in words)
+    fig, ax = plt.subplots(figsize=(max(4, 0.42 * len(text) + 1.6), 1.5))
+    which = -1
+    for x, (ch, age) in enumerate(zip(text, ages, strict=True)):
+        which += ch == "."
+        _box(ax, x, 0, ch, ("#bfe0f5", "#f7d0b5", "#c8e6c9")[which % 3])
+        ax.text(x, 0.85, age, ha="center", va="center", family="monospace")
+    ax.text(-0.8, 0.85, "age", ha="right", va="center")
+    ax.set(xlim=(-2.2, len(text) - 0.4), ylim=(1.25, -0.5))
+    ax.set_title(f"{len(words)} words in {len(text)} positions, none of them padding", size=11)
+    ax.axis("off")
+    return finished(fig)
+
+
+def draw_rings(size, inputs):
+    """A ring of `size` places after each of the inputs, in blue the place that it was put in."""
+    fig, axes = plt.subplots(1, len(inputs), figsize=(1.45 * len(inputs), 2.3))
+    ring = [0] * size
+    for t, (ax, x) in enumerate(zip(axes, inputs, strict=True)):
+        old, ring[t % size] = ring[t % size], x
+        for place, value in enumerate(ring):
+            start = 90 - 360 * place / size
+            ax.add_patch(Wedge((0, 0), 1, start - 360 / size, start, width=0.55, ec="white",
+                               fc="#bfe0f5" if place == t % size else "#e8e8e8"))
+            middle = math.radians(start - 180 / size)
+            ax.text(0.72 * math.cos(middle), 0.72 * math.sin(middle), value, ha="center",
+                    va="center", color="black", size=10)
+        ax.text(0, 0, f"t = {t}", ha="center", va="center", size=9)
+        ax.text(0, -1.35, f"in {x}\nout {old}", ha="center", va="top", size=10)
+        ax.set(xlim=(-1.05, 1.05), ylim=(-2.1, 1.05), aspect="equal")
+        ax.axis("off")
+    fig.suptitle(f"A ring of {size}: from t = {size} on, out comes what went in {size} calls ago",
+                 x=0.01, ha="left", weight="bold", size=11)
+    return finished(fig)

@@ -16,6 +16,12 @@ from course.checking import (
     shape,
     wrong,
 )
+from course.wavenet_turns import (  # noqa: F401  (for the notebook)
+    check_condition,
+    check_masked_loss,
+    check_ring_step,
+    check_wavenet_layer,
+)
 
 
 @check
