@@ -1,6 +1,5 @@
 """The checks of the cells *Your turn* in notebooks 01 to 05."""
 
-
 import torch
 import torch.nn.functional as F
 
@@ -15,12 +14,6 @@ from course.checking import (
     same_tensor,
     shape,
     wrong,
-)
-from course.wavenet_turns import (  # noqa: F401  (for the notebook)
-    check_condition,
-    check_masked_loss,
-    check_ring_step,
-    check_wavenet_layer,
 )
 
 
