@@ -1,8 +1,9 @@
 """What is behind the notebooks, one module for each concern.
 
-plots and pictures draw, panels and playground add controls, exercises and turns check answers,
-expected has the published figures, fitting and wavenet train on whole words, models has the other
-networks; runs, studies and evidence measure many of them, and speed measures time and memory.
+plots and pictures draw, panels and playground add controls, exercises, turns and torch_turns check
+answers, expected has the published figures, fitting and wavenet train on whole words, sound reads
+and draws it, models has the other networks; runs, studies and evidence measure many of them, and
+speed measures time and memory.
 """
 
 import importlib.metadata
