@@ -46,6 +46,8 @@ def check_level(Level):
     for B, T, C, n in ((5, 4, 3, 6), (5, 8, 3, 4), (5, 2, 3, 4)):       # 4 positions, 4 channels
         where = f"Level({C}, {n}) for x of shape {(B, T, C)}"
         level, right = call(where, Level, C, n), models.Level(C, n)
+        if type(level).__call__ is not nn.Module.__call__:
+            wrong(f"{where}: what a module computes goes into forward, not into __call__")
         call(where, level, x := torch.randn(B, T, C))
         take_weights(where, level, right)
         same_outputs(where, level, right, x)
@@ -64,6 +66,8 @@ def check_tree_net(TreeNet):
             wrong(f"{where}: expected {n:,} parameters, got {got:,}")
         take_weights(where, net, right)
         same_outputs(f"{where} for {shape(X)} characters", net, right, X)
+        one = call(said := f"{where} for {shape(X[:1])} characters", net.eval(), X[:1])
+        same_tensor(said, one, right.eval()(X[:1]))
     return f"the tree of notebook 05 has {count_parameters(TreeNet(27, 8, 24, 128)):,} parameters"
 
 
@@ -78,13 +82,12 @@ def check_copy_weights(copy_weights):
             p += torch.randn(p.shape)
         expected = {name: p.t().clone() if re.search(r"(linear|head)\.weight", name) else p.clone()
                     for (name, _), p in zip(net.named_parameters(), ours.parameters(), strict=True)}
-        for i, norm in enumerate(norms := ours.layers[3::4]):
-            for buffer in ("running_mean", "running_var"):
-                expected[f"levels.{i}.norm.{buffer}"] = getattr(norm, buffer).flatten().clone()
-        where = "copy_weights(ours, net)"
-        got = call(where, copy_weights, ours, net)
-        for tensor in [*ours.parameters(), *(m.running_mean for m in norms)]:
-            tensor += 1                                                 # shows shared memory
+    for i, norm in enumerate(norms := ours.layers[3::4]):
+        for buffer in ("running_mean", "running_var"):
+            expected[f"levels.{i}.norm.{buffer}"] = getattr(norm, buffer).flatten().clone()
+    got = call(where := "copy_weights(ours, net)", copy_weights, ours, net)
+    for tensor in [*ours.parameters(), *(m.running_mean for m in norms)]:
+        tensor.data += 1                                                # shows shared memory
     if got is not net:
         wrong(f"{where}: expected the same net, filled, got {shown(got)}")
     for name, right in expected.items():
