@@ -395,12 +395,12 @@ def draw_costs(costs):
     `costs` has a row for each "data" and "context", with the columns "counted" and "measured".
     """
     fig, ax = plt.subplots(figsize=(9, 4))
-    ends = costs.groupby("data", sort=False).last().measured.rank(method="first")
     for color, (data, rows) in zip(COLORS, costs.groupby("data", sort=False), strict=False):
-        ax.plot(rows.context, rows.counted, ":", color=color)
+        ax.plot(rows.context, rows.counted, ":", color=INK)
         ax.plot(rows.context, rows.measured, "o-", color=color)
-        ax.annotate(f"{data}: {rows.measured.iloc[-1]:.1f}", (1.01, 0.3 * ends[data] - 0.15),
-                    xycoords="axes fraction", color=color, va="center")
+        end = rows.iloc[-1]
+        ax.annotate(f"{data}: {end.measured:.1f}", (end.context, end.measured),
+                    (9, 0), textcoords="offset points", color=color, va="center")
     ax.axhline(1, color=INK, lw=1)
     ax.set(xscale="log", yscale="log", xlabel="context (characters)", ylabel="times as fast")
     ax.set_xticks(contexts := sorted(set(costs.context)), [f"{c:,}" for c in contexts])
