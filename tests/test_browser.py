@@ -84,7 +84,7 @@ PANELS = {
         ("choose", "optimisers", "SGD", "AdamW"), ("choose", "learning rate x", "0.1")]),
     ("08", "try-dilation"): ("picture-two", [
         ("choose", "kernel size", "3"), ("slide", "levels", "ArrowLeft"),
-        ("choose", "each dilation is that before, times", "3"), ("slide", "output", "ArrowLeft"),
+        ("choose", "dilations grow by a factor of", "3"), ("slide", "output", "ArrowLeft"),
         ("slide", "compare with output", "ArrowLeft")]),
     ("09", "try-generator"): ("generator", NAMES),
     ("09", "try-surprise"): ("surprise", [

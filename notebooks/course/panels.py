@@ -309,7 +309,7 @@ def dilation_panel(name):
         lambda kernel_size, levels, growth, output, other: pictures.draw_dilation(
             kernel_size, [growth**i for i in range(levels)], name, output, other),
         kernel_size=_choice("kernel size", [2, 3], 2), levels=_slider("levels", 3, 1, 4),
-        growth=_choice("each dilation = the last one ×", [1, 2, 3], 2),
+        growth=_choice("dilations grow by a factor of", [1, 2, 3], 2),
         output=_slider("output", last, 0, last),
         other=_slider("compare with output", max(0, last - 4), 0, last))
 
