@@ -294,8 +294,8 @@ def draw_race(runs, names, factor):
     ax.set(xlabel="step", ylabel="training loss (nats per character)")
     if np.isfinite(lowest) and np.isfinite(first):
         ax.set_ylim(lowest - 0.05, first + 0.1)      # a run that flies off leaves the picture
-    ax.set_title(f"{winner} ends lowest"
-                 + f", the last is {behind:.3f} nats behind" * bool(0 < behind < np.inf))
+    ax.set_title(f"The curves end within {behind:.3f} nats of each other" if 0 < behind < np.inf
+                 else f"{winner} ends lowest")
     ax.legend()
     return finished(ax.figure)
 
