@@ -77,7 +77,8 @@ def same_number(where, got, expected, tolerance=1e-6, note=lambda got: ""):
     except (TypeError, ValueError, RuntimeError):
         wrong(f"{where}: expected one number, {shown(expected)}, got {shown(got)}")
     if not abs(number - expected) <= tolerance:                          # as is NaN
-        wrong(f"{where}: expected {shown(expected)}, got {shown(number)}{note(number)}")
+        digits = shown if shown(expected) != shown(number) else "{:.8g}".format
+        wrong(f"{where}: expected {digits(expected)}, got {digits(number)}{note(number)}")
 
 
 def shape(value):

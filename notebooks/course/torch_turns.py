@@ -132,6 +132,9 @@ def check_fit(fit):
                          "fall": "the schedule takes no steps"}.items():
         if torch.allclose(weights, trained(partial(loop, **{change: False}))[1], atol=1e-6):
             wrong(f"{where}: {said}")
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 5))
+    call("fit(model, batches, optimizer, 3), without a schedule,", fit, model, batches(),
+         torch.optim.SGD(model.parameters(), lr=0.5), 3)
     expected, right = trained(loop)
     same_tensor(f"the losses of {where}", torch.tensor(losses), torch.stack(expected), 1e-5)
     same_tensor(f"the weights after {where}", weights, right, 1e-5)
