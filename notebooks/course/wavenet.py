@@ -159,9 +159,9 @@ class WaveNet(torch.nn.Module):
 
 def ring_buffers(model, N):
     """Empty ring buffers for N words, one for each layer of the model."""
-    convs = [layer.conv for layer in model.layers]
-    return [RingBuffer(conv.offsets[0], N, conv.linear.in_features // (len(conv.offsets) + 1))
-            for conv in convs]
+    return [getattr(layer, "State", RingBuffer)(
+        layer.conv.offsets[0], N, layer.conv.linear.in_features // (len(layer.conv.offsets) + 1))
+        for layer in model.layers]
 
 
 def generate(model, itos, n=10, *, temperature=1.0, prefix="", seed=None, max_length=100):
