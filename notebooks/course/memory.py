@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 import helpers
-from course import fitting, wavenet
+from course import expected, fitting, wavenet
 from course.files import write_whole
 from course.models import Rows, length_batches
 from course.wavenet import CausalConv1d, RingBuffer, make_head
@@ -101,10 +101,11 @@ def build(vocab_size, options):
         name: options[name] for name in ("dropout", "embd_dropout", "zoneout")})
 
 
-def train(X, Y, vocab_size, options, **others):
-    """Train on encode_names' (X, Y); return the net and the seconds. `others` are for `fit`."""
+def train(words, stoi, options, **others):
+    """A MemoryNet trained on the words; `others` are for fitting.fit."""
+    (X, Y), peak = wavenet.encode_names(words, stoi), options["learning_rate"]
     torch.manual_seed(options["seed"])
-    net, peak = build(vocab_size, options), options["learning_rate"]
+    net = build(len(stoi), options)
     groups = [{"params": [p for p in net.parameters() if (p.ndim == 2) == matrix],
                "weight_decay": matrix * options["weight_decay"]} for matrix in (True, False)]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), fused=True)
@@ -112,10 +113,9 @@ def train(X, Y, vocab_size, options, **others):
         lambda *_: torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0) and None)
     steps = options["epochs"] * math.ceil(len(X) / options["batch_size"])
     schedule = fitting.one_cycle(optimizer, peak, steps, warmup=0.1, cycle_momentum=False)
-    t0 = time.perf_counter()
     fitting.fit(net, length_batches(X, Y, options["batch_size"]), optimizer, steps, schedule,
-                average=options["average"], **others)
-    return net, time.perf_counter() - t0
+                average=options["average"], threads=2, **others)
+    return net.eval()
 
 
 def measure(net, parts, stoi):
@@ -125,26 +125,39 @@ def measure(net, parts, stoi):
                                     packed=False) for part, words in parts.items()}
 
 
-def record(parts, stoi, options=RECORD, file=WEIGHTS):
-    """Train, keep the weights in float16 and what these give beside them; return the latter."""
-    net, seconds = train(*wavenet.encode_names(parts["train"], stoi), len(stoi), options, threads=2)
+def record(parts, stoi, options=RECORD, file=WEIGHTS, **others):
+    """Train, keep the weights in float16 and beside them what these give; return the latter."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    net = train(parts["train"], stoi, options, **others)
+    row = {"options": options, "parameters": sum(p.nelement() for p in net.parameters()),
+           "seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
     half = {name: tensor.half() for name, tensor in net.state_dict().items()}
     write_whole(file, lambda part: safetensors.torch.save_file(half, part))
     net.load_state_dict(half)
-    row = {"options": options, "parameters": sum(p.nelement() for p in net.parameters()),
-           **measure(net, parts, stoi), "seconds": seconds}
+    row |= measure(net, parts, stoi)
     write_whole(file.with_name(f"{file.stem}_record.json"),
                 lambda part: part.write_text(json.dumps(row, indent=1) + "\n"))
     return row
 
 
 def load(file=WEIGHTS):
-    """(net, row): the kept weights, and what was recorded with them."""
+    """(net, row): the net with the kept weights, and what was recorded with them."""
     row = json.loads(file.with_name(f"{file.stem}_record.json").read_text())
     weights = safetensors.torch.load_file(file)
     net = build(len(weights["embedding.0.weight"]), row["options"])
     net.load_state_dict(weights)
     return net.eval(), row
+
+
+def best(recipe, words):
+    """The kept net for recipe "kept", or one trained anew; for another list a short training."""
+    if recipe == "kept" and expected.is_our_list(words):
+        return load()[0]
+    options = RECORD
+    if recipe == "kept":
+        print("The kept weights are for data/names.txt. Here is a short training instead.")
+        options = RECORD | {"n_hidden": 64, "epochs": 2}
+    return train(helpers.split_words(words)["train"], helpers.build_vocab(words)[0], options)
 
 
 def main():
@@ -153,10 +166,8 @@ def main():
     parser.add_argument("what", choices=["train", "measure"])
     words = helpers.load_words()
     parts, (stoi, _) = helpers.split_words(words), helpers.build_vocab(words)
-    if parser.parse_args().what == "train":
-        print(record(parts, stoi))
-    else:
-        print(measure(load()[0], parts, stoi))
+    keep = parser.parse_args().what == "train"
+    print(record(parts, stoi) if keep else measure(load()[0], parts, stoi))
 
 
 if __name__ == "__main__":

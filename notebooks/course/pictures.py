@@ -362,6 +362,34 @@ def draw_wavenet(dilations):
     return finished(fig)
 
 
+def draw_memory(n=3):
+    """A MemoryLayer at `n` positions in a row: the memory goes from each one to the next."""
+    fig, ax = plt.subplots(figsize=(3.3 * n + 0.4, 4.6))
+    for t in range(n):
+        x = 3.5 * t
+        for dx, y, text, color in (
+                (0, 0, f"$x_{t}$", None), (0, 1.2, "convolution, kernel 2", "#bfe0f5"),
+                (-0.9, 2.4, "f, sigmoid", "#f7d0b5"), (0, 2.4, "z, tanh", "#f7d0b5"),
+                (0.95, 2.4, "o, sigmoid", "#f7d0b5"), (-0.4, 3.6, f"memory $c_{t}$", "#c8e6c9"),
+                (0.5, 4.6, "\u00d7", "#f7d0b5"), (0.5, 5.5, "+", "#e8e8e8"),
+                (0.5, 6.4, f"next $x_{t}$", None)):
+            _block(ax, x + dx, y, text, color)
+        for (a, b), (c, d) in (
+                ((0, 0.25), (0, 0.85)), ((-0.5, 1.55), (-0.85, 2.05)), ((0, 1.55), (0, 2.05)),
+                ((0.5, 1.55), (0.9, 2.05)), ((-0.8, 2.75), (-0.55, 3.25)),
+                ((-0.05, 2.75), (-0.25, 3.25)), ((0.95, 2.75), (0.6, 4.35)),
+                ((-0.2, 3.95), (0.35, 4.5)), ((0.5, 4.8), (0.5, 5.25)), ((0.5, 5.75), (0.5, 6.15)),
+                ((-3.2 if t else -1.9, 3.6), (-1.1, 3.6)),
+                *[((-3.3, 0.1), (-1, 0.9))] * (t > 0)):
+            _arrow(ax, (x + a, b), (x + c, d))
+        _line(ax, (x, 0.5), (x + 1.6, 0.5), (x + 1.6, 5.5), (x + 0.7, 5.5))
+    ax.text(-2.05, 3.6, "0", ha="right", va="center")
+    ax.set(xlim=(-2.4, 3.5 * n - 1.6), ylim=(-0.3, 6.6))
+    ax.set_title("Positions are joined twice: by the convolution below, and by the memory", size=11)
+    ax.axis("off")
+    return finished(fig)
+
+
 def _block(ax, x, y, text, color=None):
     """A text, in a box if it has a colour."""
     ax.text(x, y, text, ha="center", va="center", zorder=4, color="black" if color else INK,
