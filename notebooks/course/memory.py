@@ -15,15 +15,14 @@ import safetensors.torch
 import torch
 
 import helpers
-from course import expected, fitting, wavenet
+from course import expected, fitting, models, wavenet
 from course.files import write_whole
-from course.models import Rows, length_batches
 from course.wavenet import CausalConv1d, RingBuffer, make_head
 
 WEIGHTS = helpers.ROOT / "data" / "memory.safetensors"
 RECORD = {"n_hidden": 192, "n_layers": 4, "dropout": 0.4, "embd_dropout": 0.1, "zoneout": 0.05,
           "learning_rate": 0.004, "weight_decay": 0.3, "batch_size": 256, "epochs": 40,
-          "average": 0.997, "seed": 42}
+          "average": 0.997, "seed": 42, "threads": 2}
 
 
 def pool(z, f):
@@ -89,7 +88,7 @@ class MemoryNet(torch.nn.Module):
 
     def forward(self, X, histories=None):
         x = self.embedding(X)                                                   # (N, L, C)
-        histories = histories or [Rows()] * len(self.layers)
+        histories = histories or [models.Rows()] * len(self.layers)
         for layer, history in zip(self.layers, histories, strict=True):
             x = layer(x, history)
         return self.head(x)
@@ -113,8 +112,8 @@ def train(words, stoi, options, **others):
         lambda *_: torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0) and None)
     steps = options["epochs"] * math.ceil(len(X) / options["batch_size"])
     schedule = fitting.one_cycle(optimizer, peak, steps, warmup=0.1, cycle_momentum=False)
-    fitting.fit(net, length_batches(X, Y, options["batch_size"]), optimizer, steps, schedule,
-                average=options["average"], threads=2, **others)
+    fitting.fit(net, models.length_batches(X, Y, options["batch_size"]), optimizer, steps, schedule,
+                average=options["average"], threads=options["threads"], **others)
     return net.eval()
 
 
@@ -156,7 +155,7 @@ def best(recipe, words):
     options = RECORD
     if recipe == "kept":
         print("The kept weights are for data/names.txt. Here is a short training instead.")
-        options = RECORD | {"n_hidden": 64, "epochs": 2}
+        options = RECORD | {"n_hidden": 64, "epochs": 2, "threads": 1}
     return train(helpers.split_words(words)["train"], helpers.build_vocab(words)[0], options)
 
 

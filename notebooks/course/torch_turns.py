@@ -327,3 +327,39 @@ def check_condition(ConditionalLayer):
         for name, yours, ours in zip(("the next x", "the skip"), got, outputs(V_h), strict=True):
             same_tensor(f"{where}: {name}", yours, ours)
     return f"{layer.V.weight.nelement()} weights tell a layer of 4 channels what h is"
+
+
+@check
+def check_pool(pool):
+    """09: the memory of a gated convolution."""
+    torch.manual_seed(1)
+    for L in (5, 1):
+        z, f = torch.randn(2, L, 3), torch.rand(2, L, 3)
+        where = f"pool for z and f of shape {shape(z)}"
+
+        def memories(z, f, start):
+            c, found = start, []
+            for z_t, f_t in zip(z.unbind(1), f.unbind(1), strict=True):
+                c = f_t * c + (1 - f_t) * z_t
+                found.append(c)
+            return torch.stack(found, dim=1)
+
+        zero = torch.zeros(2, 3)
+        got, right = call(where, pool, z, f), memories(z, f, zero)
+        if shape(got) in ((2, 3), (2, 1, 3)) and shape(got) != shape(z):
+            wrong(f"{where}: got the shape {shape(got)}, one memory; return those of all positions")
+        if shape(got) == (L, 2, 3) and L != 2:
+            wrong(f"{where}: got the shape {shape(got)}; stack the memories along dim=1")
+        for said, other in {
+                "f and 1 - f have changed places": memories(z, 1 - f, zero),
+                "c starts as the first z; it should start at 0": memories(z, f, z[:, 0]),
+                "the factor 1 - f of z is missing": memories(z / (1 - f), f, zero),
+                "nothing is carried from one position to the next": (1 - f) * z,
+                "all positions are the last one": right[:, -1:].expand_as(z)}.items():
+            if shape(got) == shape(z) and torch.allclose(got, other, atol=1e-5) \
+                    and not torch.allclose(other, right, atol=1e-5):
+                wrong(f"{where}: {said}")
+        same_tensor(where, got, right)
+    if not call(where, pool, z.requires_grad_(), f).requires_grad:
+        wrong(f"{where}: no gradient flows from the memories back to z")
+    return "with f = 0.9, a quarter of a memory is left after 13 positions"
