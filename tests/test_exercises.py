@@ -224,6 +224,11 @@ def depends(function, x, t):
          "F.cross_entropy(logits.mT, Y, ignore_index=PAD, reduction='none').mean()",
          "that divides by all positions, the padding included"),
     ],
+    "turn-pool": [
+        ("f[:, t] * c + (1 - f[:, t])", "(1 - f[:, t]) * c + f[:, t]", "have changed places"),
+        ("torch.stack(memories, dim=1)", "c", r"got the shape \(2, 3\), one memory"),
+        ("torch.zeros_like(z[:, 0])", "z[:, 0]", "c starts as the first z; it should start at 0"),
+    ],
     "turn-ring": [
         (".clone()", "", r"t = 0: .* got \.\.\. 10, 10, 10, 10"),
         ("% len(ring)]", "]", "t = 4 fails: index 4 is out of bounds"),

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.io import wavfile
 
 import helpers
-from course import fitting, models, sound, wavenet
+from course import fitting, memory, models, sound, wavenet
 
 STOI, ITOS = helpers.build_vocab(helpers.load_words())
 close = functools.partial(torch.allclose, atol=1e-5)
@@ -70,7 +70,7 @@ def test_a_causal_convolution_is_torchs_with_zeros_on_its_left(kernel_size, dila
 @pytest.mark.parametrize("make", [
     *(functools.partial(wavenet.WaveNet, 27, 8, 12, [1, 2, 4], **switches) for switches in (
         {}, {"kernel_size": 3}, {"skip": False}, {"gate": False, "residual": False, "head": False})
-      ), lambda: models.Stack(27, 24, 16)])
+      ), lambda: models.Stack(27, 24, 16), lambda: memory.MemoryNet(27, 16, [1, 2])])
 def test_all_stacks_use_each_parameter_and_run_on_ring_buffers(make, names):
     X, Y = names
     torch.manual_seed(1)
@@ -289,3 +289,24 @@ def test_a_wav_file_is_read_or_refused(tmp_path):
     assert sound.in_phase(wave, turned, 8_000) == pytest.approx(1000, abs=15)
     with pytest.raises(FileNotFoundError, match="no such file"):
         sound.read_wav(tmp_path / "none.wav", 8_000, 20)
+
+
+def test_a_memory_is_the_weighted_sum_of_what_came_before():
+    z, f = torch.randn(2, 6, 3), torch.rand(2, 6, 3)
+    for t, c in enumerate(memory.pool(z, f).unbind(1)):
+        kept = [(1 - f[:, s]) * f[:, s + 1 : t + 1].prod(1) * z[:, s] for s in range(t + 1)]
+        assert close(c, sum(kept))
+
+
+def test_the_kept_memory_net_gives_what_was_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(helpers, "QUICK", False)
+    net, row = memory.load()
+    parts = helpers.split_words(helpers.load_words())
+    X, Y = wavenet.encode_names(sorted(parts["val"], key=len), STOI)
+    assert wavenet.name_loss(net, X, Y, packed=False) == pytest.approx(row["val"], abs=1e-4)
+    assert row["parameters"] == sum(p.nelement() for p in net.parameters())
+    tiny = memory.RECORD | {"n_hidden": 4, "epochs": 1, "threads": 1, "batch_size": 4}
+    new = memory.record({"train": WORDS, "val": WORDS}, STOI, tiny, tmp_path / "m.safetensors")
+    net, again = memory.load(tmp_path / "m.safetensors")
+    assert again == new
+    assert memory.measure(net, {"val": WORDS}, STOI)["val"] == new["val"]
