@@ -398,8 +398,7 @@ def start_sampling(n, itos, temperature, prefix, seed, max_length):
 def draw_next(logits, itos, generator):
     """A character for each row of the logits, drawn by its probability: (N, V) -> (N, 1)."""
     if logits.shape[1] != len(itos):
-        raise ValueError(f"expected one logit per character of itos, {len(itos)}; "
-                         f"the model returns {logits.shape[1]}")
+        raise ValueError(f"expected {len(itos)} logits, one per character; got {logits.shape[1]}")
     if not logits.isfinite().all():
         raise ValueError("the logits are NaN or infinite; train again with a lower learning rate")
     return torch.multinomial(F.softmax(logits, dim=1), 1, generator=generator)

@@ -118,7 +118,7 @@ def test_train_refuses_before_the_first_step(changes, said, tree, data):
     ({"prefix": "a7"}, "'7' is not in the vocabulary"), ({"temperature": 0}, "temperature is 0"),
     ({"n": 0}, "n is 0"), ({"max_length": 0}, "max_length is 0"), ({"seed": -1}, "seed is -1"),
     ({"prefix": "abc", "max_length": 3}, "expected fewer than 3 letters"),
-    ({"itos": {0: ".", 1: "a"}}, "expected one logit per character of itos, 2")])
+    ({"itos": {0: ".", 1: "a"}}, "expected 2 logits, one per character; got")])
 def test_sample_refuses(changes, said, tree):
     options = {"itos": ITOS, "n": 2} | changes
     with pytest.raises(ValueError, match=said):
