@@ -210,16 +210,8 @@ def best():
     return [config | {"seed": 1, "test": True} for config in configs]
 
 
-def longest():
-    """The WaveNet of notebook 09 and the best LSTM, 770 seconds of the processor each."""
-    lstm, = (config for config in best() if config["model"] == "lstm")
-    return [config | {"budget": 770.0, "seed": 1, "test": True} for config in (lstm, {
-        "model": "wavenet", "dropout": 0.3, "embd_dropout": 0.1, "head_dropout": 0.1,
-        "learning_rate": 3e-3, "weight_decay": 0.2, "average": 0.997})]
-
-
 STUDIES = {f.__name__: f for f in (claims, copies, context, text, levels, choices, equal_time,
-                                   carried, longer, best, longest)}
+                                   carried, longer, best)}
 
 
 def record(name, where, workers=2):
