@@ -109,7 +109,7 @@ def train(words, stoi, options, **others):
                "weight_decay": matrix * options["weight_decay"]} for matrix in (True, False)]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), fused=True)
     optimizer.register_step_pre_hook(
-        lambda *_: torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0) and None)
+        lambda *_: [torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)] and None)
     steps = options["epochs"] * math.ceil(len(X) / options["batch_size"])
     schedule = fitting.one_cycle(optimizer, peak, steps, warmup=0.1, cycle_momentum=False)
     fitting.fit(net, models.length_batches(X, Y, options["batch_size"]), optimizer, steps, schedule,
