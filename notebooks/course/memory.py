@@ -108,8 +108,11 @@ def train(words, stoi, options, **others):
     groups = [{"params": [p for p in net.parameters() if (p.ndim == 2) == matrix],
                "weight_decay": matrix * options["weight_decay"]} for matrix in (True, False)]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), fused=True)
-    optimizer.register_step_pre_hook(
-        lambda *_: torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0) and None)
+
+    def shorten(*_):
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+
+    optimizer.register_step_pre_hook(shorten)
     steps = options["epochs"] * math.ceil(len(X) / options["batch_size"])
     schedule = fitting.one_cycle(optimizer, peak, steps, warmup=0.1, cycle_momentum=False)
     fitting.fit(net, models.length_batches(X, Y, options["batch_size"]), optimizer, steps, schedule,
