@@ -45,7 +45,7 @@ SETTINGS = {
     "groups of 4": FEW | {"block_size": 16, "group_size": 4},
     "groups of 3": FEW | {"block_size": 27, "group_size": 3},
     "a learning rate of 10": FEW | {"learning_rate": 10.0},
-    "other recipes": FEW | {"recipe": {"05": "fast", "09": "record"}, "learning_rate": 0.005,
+    "other recipes": FEW | {"recipe": {"05": "fast"}, "learning_rate": 0.005,
                             "run_lecture": False},
     "ten words": FEW | {"names_file": NAMES[:10]},
     "one letter": FEW | {"names_file": list(string.ascii_lowercase)},

@@ -296,17 +296,3 @@ def test_a_memory_is_the_weighted_sum_of_what_came_before():
     for t, c in enumerate(memory.pool(z, f).unbind(1)):
         kept = [(1 - f[:, s]) * f[:, s + 1 : t + 1].prod(1) * z[:, s] for s in range(t + 1)]
         assert close(c, sum(kept))
-
-
-def test_the_kept_memory_net_gives_what_was_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr(helpers, "QUICK", False)
-    net, row = memory.load()
-    parts = helpers.split_words(helpers.load_words())
-    X, Y = wavenet.encode_names(sorted(parts["val"], key=len), STOI)
-    assert wavenet.name_loss(net, X, Y, packed=False) == pytest.approx(row["val"], abs=1e-4)
-    assert row["parameters"] == sum(p.nelement() for p in net.parameters())
-    tiny = memory.RECORD | {"n_hidden": 4, "epochs": 1, "threads": 1, "batch_size": 4}
-    new = memory.record({"train": WORDS, "val": WORDS}, STOI, tiny, tmp_path / "m.safetensors")
-    net, again = memory.load(tmp_path / "m.safetensors")
-    assert again == new
-    assert memory.measure(net, {"val": WORDS}, STOI)["val"] == new["val"]

@@ -1,28 +1,9 @@
-"""A gated convolution with a memory, the best single model of the course. Notebook 09.
+"""A gated convolution with a memory. Notebook 09; source: arXiv:1611.01576."""
 
-    PYTHONPATH=notebooks python -m course.memory train
-
-in the project's folder trains it, about 20 minutes on two cores, and writes data/memory.safetensors
-and data/memory_record.json; `measure` reads the weights and measures their losses again.
-"""
-
-import argparse
-import json
-import math
-import time
-
-import safetensors.torch
 import torch
 
-import helpers
-from course import expected, fitting, models, wavenet
-from course.files import write_whole
+from course import models
 from course.wavenet import CausalConv1d, RingBuffer, make_head
-
-WEIGHTS = helpers.ROOT / "data" / "memory.safetensors"
-RECORD = {"n_hidden": 192, "n_layers": 4, "dropout": 0.4, "embd_dropout": 0.1, "zoneout": 0.05,
-          "learning_rate": 0.004, "weight_decay": 0.3, "batch_size": 256, "epochs": 40,
-          "average": 0.997, "seed": 42, "threads": 2}
 
 
 def pool(z, f):
@@ -92,85 +73,3 @@ class MemoryNet(torch.nn.Module):
         for layer, history in zip(self.layers, histories, strict=True):
             x = layer(x, history)
         return self.head(x)
-
-
-def build(vocab_size, options):
-    """The MemoryNet of the options (as RECORD), its weights drawn anew."""
-    return MemoryNet(vocab_size, options["n_hidden"], [1] * options["n_layers"], **{
-        name: options[name] for name in ("dropout", "embd_dropout", "zoneout")})
-
-
-def train(words, stoi, options, **others):
-    """A MemoryNet trained on the words; `others` are for fitting.fit."""
-    (X, Y), peak = wavenet.encode_names(words, stoi), options["learning_rate"]
-    torch.manual_seed(options["seed"])
-    net = build(len(stoi), options)
-    groups = [{"params": [p for p in net.parameters() if (p.ndim == 2) == matrix],
-               "weight_decay": matrix * options["weight_decay"]} for matrix in (True, False)]
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), fused=True)
-
-    def shorten(*_):
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-
-    optimizer.register_step_pre_hook(shorten)
-    steps = options["epochs"] * math.ceil(len(X) / options["batch_size"])
-    schedule = fitting.one_cycle(optimizer, peak, steps, warmup=0.1, cycle_momentum=False)
-    fitting.fit(net, models.length_batches(X, Y, options["batch_size"]), optimizer, steps, schedule,
-                average=options["average"], threads=options["threads"], **others)
-    return net.eval()
-
-
-def measure(net, parts, stoi):
-    """{part: loss} of the words in each of `parts`."""
-    few = helpers.capped(10**9, 512)
-    return {part: wavenet.name_loss(net, *wavenet.encode_names(sorted(words[:few], key=len), stoi),
-                                    packed=False) for part, words in parts.items()}
-
-
-def record(parts, stoi, options=RECORD, file=WEIGHTS, **others):
-    """Train, keep the weights in float16 and beside them what these give; return the latter."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    net = train(parts["train"], stoi, options, **others)
-    row = {"options": options, "parameters": sum(p.nelement() for p in net.parameters()),
-           "seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-    half = {name: tensor.half() for name, tensor in net.state_dict().items()}
-    write_whole(file, lambda part: safetensors.torch.save_file(half, part))
-    net.load_state_dict(half)
-    row |= measure(net, parts, stoi)
-    write_whole(file.with_name(f"{file.stem}_record.json"),
-                lambda part: part.write_text(json.dumps(row, indent=1) + "\n"))
-    return row
-
-
-def load(file=WEIGHTS):
-    """(net, row): the net with the kept weights, and what was recorded with them."""
-    row = json.loads(file.with_name(f"{file.stem}_record.json").read_text())
-    weights = safetensors.torch.load_file(file)
-    net = build(len(weights["embedding.0.weight"]), row["options"])
-    net.load_state_dict(weights)
-    return net.eval(), row
-
-
-def best(recipe, words):
-    """The kept net for recipe "kept", or one trained anew; for another list a short training."""
-    if recipe == "kept" and expected.is_our_list(words):
-        return load()[0]
-    options = RECORD
-    if recipe == "kept":
-        print("The kept weights are for data/names.txt. Here is a short training instead.")
-        options = RECORD | {"n_hidden": 64, "epochs": 2, "threads": 1}
-    return train(helpers.split_words(words)["train"], helpers.build_vocab(words)[0], options)
-
-
-def main():
-    """Train and keep the net, or measure the kept one again."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["train", "measure"])
-    words = helpers.load_words()
-    parts, (stoi, _) = helpers.split_words(words), helpers.build_vocab(words)
-    keep = parser.parse_args().what == "train"
-    print(record(parts, stoi) if keep else measure(load()[0], parts, stoi))
-
-
-if __name__ == "__main__":
-    main()
