@@ -56,17 +56,6 @@ def test_packed_padded_and_one_by_one_are_the_same(net, names):
     assert losses == pytest.approx([sum(each) / sum(len(w) + 1 for w in WORDS)] * 3, abs=1e-6)
 
 
-@pytest.mark.parametrize(("kernel_size", "dilation"), [(2, 1), (2, 4), (3, 2)])
-def test_a_causal_convolution_is_torchs_with_zeros_on_its_left(kernel_size, dilation):
-    conv = wavenet.CausalConv1d(3, 5, dilation, kernel_size)
-    x = torch.randn(2, 9, 3)
-    weight = conv.linear.weight.view(5, kernel_size, 3).transpose(1, 2)
-    padded = F.pad(x.transpose(1, 2), ((kernel_size - 1) * dilation, 0))
-    theirs = F.conv1d(padded, weight, conv.linear.bias, dilation=dilation).transpose(1, 2)
-    history = wavenet.WordHistory(torch.tensor([[0] + [1] * 8] * 2))
-    assert close(conv(x, history), theirs)
-
-
 @pytest.mark.parametrize("make", [
     *(functools.partial(wavenet.WaveNet, 27, 8, 12, [1, 2, 4], **switches) for switches in (
         {}, {"kernel_size": 3}, {"skip": False}, {"gate": False, "residual": False, "head": False})
@@ -250,10 +239,6 @@ def test_the_rivals_do_not_see_the_future(make):
     with torch.no_grad():
         assert torch.allclose(net(X)[:, :5], net(changed)[:, :5], atol=1e-6)
         assert not torch.allclose(net(X)[:, 5:], net(changed)[:, 5:], atol=1e-3)
-
-
-def test_the_stack_of_the_race_has_76_275_parameters():
-    assert sum(p.nelement() for p in models.Stack(27, 24, 120).parameters()) == 76_275
 
 
 def test_length_batches_have_every_name_once_an_epoch_and_change_with_the_epoch():
