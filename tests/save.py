@@ -104,12 +104,12 @@ def executed(nb, folder, env=os.environ | {"MAKEMORE_QUICK": "0"}, **options):
 
 
 def smaller(png):
-    """A picture (PNG in base64) in at most 128 colours: it looks the same at a third of the size.
+    """A picture (PNG in base64) in at most 64 colours: it looks the same at a third of the size.
 
     FASTOCTREE keeps what is transparent.
     """
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
-    few = picture.quantize(128, Image.Quantize.FASTOCTREE)
+    few = picture.quantize(64, Image.Quantize.FASTOCTREE)
     saved = io.BytesIO()
     few.save(saved, "png", optimize=True)
     return base64.b64encode(saved.getvalue()).decode()

@@ -86,8 +86,8 @@ PANELS = {
         ("choose", "kernel size", "3"), ("slide", "levels", "ArrowLeft"),
         ("choose", "dilations grow by a factor of", "3"), ("slide", "output", "ArrowLeft"),
         ("slide", "compare with output", "ArrowLeft")]),
-    ("09", "try-generator"): ("generator", NAMES),
-    ("09", "try-surprise"): ("surprise", [
+    ("09", "try-generator"): ("names", NAMES),
+    ("09", "try-surprise"): ("names", [
         ("type", "name", "em7"), ("says", "'7'"), ("type", "name", "emma")]),
     ("10", "try-panel"): ("try-static", [
         ("choose", "figure", "train"), ("says", "mean train"),
