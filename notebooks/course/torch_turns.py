@@ -267,6 +267,7 @@ def check_masked_loss(masked_loss):
     mistakes = {"that is a sum; we need the mean": each.sum(),
                 "that divides by all positions, the padding included": each.mean(),
                 "that is the mean of the names' means": (each.sum(1) / real.sum(1)).mean(),
+                "that leaves out the ends of the names, class 0": each[Y > 0].mean(),
                 "the padding counts as character 0": F.cross_entropy(logits.mT, Y.clamp(0)),
                 "the padding counts as the last character": F.cross_entropy(logits.mT, Y % 5)}
     if not getattr(got, "requires_grad", True):
