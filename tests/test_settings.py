@@ -38,7 +38,7 @@ SETTINGS = {
     "all small, other scripts": SMALL | {"names_file": SCRIPTS},
     "all large": FEW | {"block_size": 32, "long_block_size": 32, "n_embd": 64, "n_hidden": 256,
                         "n_skip": 256, "dilations": [1, 2, 4, 8, 16, 32, 64], "max_steps": 3,
-                        "race_steps": 3, "batch_size": 16, "pair_steps": 3, "seed": 10**9},
+                        "race_steps": 3, "batch_size": 16, "pair_steps": 3, "seed": 10**9 - 2},
     "a batch larger than the list": FEW | {"names_file": NAMES[::300], "batch_size": 1000,
                                            "n_hidden": 32, "max_steps": 2, "race_steps": 2,
                                            "pair_steps": 2},
