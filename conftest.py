@@ -22,7 +22,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     # The kernels and the other processes inherit this environment.
     os.environ["MAKEMORE_QUICK"] = "0" if config.getoption("--full") else "1"
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", "STUDY_GRACE": "4"}
     matplotlib.use("agg")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:    # a shell does this in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -42,20 +42,19 @@ SETTINGS = {
     "a batch larger than the list": FEW | {"names_file": NAMES[::300], "batch_size": 1000,
                                            "n_hidden": 32, "max_steps": 2, "race_steps": 2,
                                            "pair_steps": 2},
-    "groups of 4": FEW | {"block_size": 16, "group_size": 4},
-    "groups of 3": FEW | {"block_size": 27, "group_size": 3},
-    "a learning rate of 10": FEW | {"learning_rate": 10.0},
-    "other recipes": FEW | {"recipe": {"05": "fast"}, "learning_rate": 0.005,
-                            "run_lecture": False},
-    "ten words": FEW | {"names_file": NAMES[:10]},
-    "one letter": FEW | {"names_file": list(string.ascii_lowercase)},
+    "groups of 4, upper and lower case": FEW | {
+        "block_size": 16, "group_size": 4,
+        "names_file": [w.upper() if i % 3 else w.title() for i, w in enumerate(NAMES[::40])]},
+    "groups of 3, spaces and marks": FEW | {
+        "block_size": 27, "group_size": 3, "names_file": [
+            "anna maria", "o'neill", "jean-luc", "a\tb", "x y z", "1 2 3", "#7"] * 4},
+    "a learning rate of 10, ten words": FEW | {"learning_rate": 10.0, "names_file": NAMES[:10]},
+    "other recipes, words of one letter": FEW | {
+        "recipe": {"05": "fast"}, "learning_rate": 0.005, "run_lecture": False,
+        "names_file": list(string.ascii_lowercase)},
     "one letter, one word": FEW | {"names_file": ["a"] * 20, "seed": 7},
     "words of 200 letters": FEW | {"names_file": [
         "".join(random.Random(i).choices(string.ascii_lowercase, k=200)) for i in range(30)]},
-    "upper and lower case": FEW | {"names_file": [
-        w.upper() if i % 3 else w.title() for i, w in enumerate(NAMES[::40])]},
-    "spaces and marks": FEW | {"names_file": [
-        "anna maria", "o'neill", "jean-luc", "a\tb", "x y z", "1 2 3", "#7"] * 4},
 }
 QUICKLY = ("01", "02", "03", "04", "08")           # the others take longer
 
@@ -128,7 +127,7 @@ BY_HAND = f"{PATHS[1].name}:train"                   # the cell of 01 that write
     pytest.param(path, event, k, id=f"{event} {k}-{path.stem}",
                  marks=[pytest.mark.full] * ((path.name[:2], event, k) not in (
                      ("01", "step", 10), ("03", "step", 2), ("00", "character", 3))))
-    for event, k, numbers in (("step", 2, range(11)), ("step", 10, range(11)),
+    for event, k, numbers in (("step", 2, range(11)), ("step", 10, (1,)),
                               ("character", 3, (0, 5, 8)))
     for path in (PATHS[n] for n in numbers)])
 def test_the_rest_of_a_notebook_works_after_an_interrupt(path, event, k, run, words_file,
