@@ -39,6 +39,7 @@ RULES = {
     "learning_rate": POSITIVE, "temperature": POSITIVE, "batch_size": PAIR, "group_size": PAIR,
     "dropout": SHARE, "embd_dropout": SHARE, "run_lecture": ("True or False", bool, lambda x: True),
     "weight_decay": ("a number of 0 or more", Real, lambda x: 0 <= x < math.inf), "momentum": SHARE,
+    "recipe": ("'kept' or 'record'", str, lambda x: x in ("kept", "record")),
     "average": ("a number between 0 and 1", Real, lambda x: 0 < x < 1), "pair_seeds": PAIR,
     "seed": ("an integer from 0 to 1,000,000,000", Integral, lambda x: 0 <= x <= 10**9),
     "dilations": ("a list such as [1, 2]", list, lambda x: {*map(type, x)} == {int} and min(x) > 0),

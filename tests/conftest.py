@@ -12,13 +12,8 @@ from save import code_cells, parameters, with_parameters
 @pytest.fixture
 def words_file(tmp_path):
     """A function that writes words to a file, one a line, and returns its path."""
-
-    def words_file(words):
-        file = tmp_path / "words.txt"
-        file.write_text("\n".join(words), encoding="utf-8")
-        return str(file)
-
-    return words_file
+    file = tmp_path / "words.txt"
+    return lambda words: file.write_text("\n".join(words), encoding="utf-8") and str(file)
 
 
 @pytest.fixture

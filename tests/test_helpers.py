@@ -352,12 +352,6 @@ def test_rolling_mean_by_hand_and_with_a_nan():
     assert found[2] == 4
 
 
-def test_losses_are_drawn_and_none_at_all_too():
-    ax = helpers.plot_losses({"a": [3.0, 2.0, 1.0], "b": []}, decay_at=2)
-    assert len(ax.lines) == 2
-    assert not helpers.plot_losses({"a": []}).lines
-
-
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     write_whole(tmp_path / "new" / "a.txt", lambda part: part.write_text("old"))
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import helpers
-from course import evidence, runs, studies, wavenet
+from course import evidence, record, runs, studies, wavenet
 
 # Every model, small enough to train within a blink.
 SMALL = {
@@ -22,6 +22,7 @@ SMALL = {
     "wavenet": {"n_hidden": 6, "n_skip": 8, "dilations": [1, 2], "steps": 4, "dropout": 0.3},
     "gru": {"n_hidden": 6, "steps": 4, "test": True},
     "lstm": {"n_hidden": 6, "steps": 4},
+    "memory": {"n_hidden": 6, "n_layers": 2, "steps": 4, "zoneout": 0.3},
     "transformer": {"n_hidden": 8, "n_layers": 2, "n_head": 2, "steps": 4},
     "n-gram": {"order": 3},
 }
@@ -165,6 +166,18 @@ def test_recorded_rows_are_whole(part):
             assert 0.7 < row["cpu"] / c["budget"] < 1.4
         assert row["steps"] == c.get("max_steps", row["steps"]) or c["budget"]
         assert row["parameters"] == sum(p.nelement() for p in runs.build(c).parameters())
+
+
+def test_the_kept_net_gives_what_was_recorded(small, tmp_path, monkeypatch):
+    words, file = small("memory")["words"], tmp_path / "r.safetensors"
+    new = record.train(file, words=words, n_hidden=4, epochs=1)
+    net, row = record.load(file)
+    assert row == new | record.measure(net, words) == new
+    net, row = record.load()
+    monkeypatch.setattr(helpers, "QUICK", False)
+    assert runs.loss(net, runs.complete(record.RECORD)) == pytest.approx(row["val"], abs=1e-4)
+    assert row["config"] == runs.key(record.RECORD)
+    assert max(row["val"], row["test"]) <= 1.907
 
 
 def test_verdicts_are_those_of_notebook_10():

@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 
 import helpers
 from course import files, runs, storage, studies
+from course.record import RECORD
 from course.search import choice
 from course.tables import paired, table
 
@@ -210,8 +211,19 @@ def best():
     return [config | {"seed": 1, "test": True} for config in configs]
 
 
+# What the record's recipe has beyond the paper, with the values that turn it off.
+RECIPE = {"dropout": {"dropout": 0.0, "embd_dropout": 0.0}, "zoneout": {"zoneout": 0.0},
+          "weight_decay": {"weight_decay": 0.0}, "average": {"average": None}}
+
+
+def recipe():
+    """The record's recipe on a smaller network, and without one of its parts at a time."""
+    small = RECORD | {"n_hidden": 96, "n_layers": 2, "epochs": 15}
+    return seeds([small | change for change in ({}, *RECIPE.values())], 3)
+
+
 STUDIES = {f.__name__: f for f in (claims, copies, context, text, levels, choices, equal_time,
-                                   carried, longer, best)}
+                                   carried, longer, best, recipe)}
 
 
 def record(name, where, workers=2):
@@ -277,6 +289,9 @@ def group_of(part, row):
         return row["copies"]
     if part in ("context", "text"):
         return 1 + (row["kernel_size"] - 1) * sum(row["dilations"])
+    if part == "recipe":
+        gone = [name for name in RECIPE if not row[name] > 0]
+        return f"without {gone[0]}".replace("_", " ") if gone else "the whole recipe"
     if part == "levels":
         return len(row["dilations"])
     if part == "choices":

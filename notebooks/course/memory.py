@@ -32,10 +32,10 @@ class MemoryLayer(torch.nn.Module):
 
     State = MemoryState
 
-    def __init__(self, C, dilation=1, pooling=True, dropout=0):
+    def __init__(self, C, dilation=1, pooling=True, dropout=0, zoneout=0):
         super().__init__()
         self.conv = CausalConv1d(C, 3 * C if pooling else 2 * C, dilation)
-        self.dropout, self.pooling = torch.nn.Dropout(dropout), pooling
+        self.dropout, self.pooling, self.zoneout = torch.nn.Dropout(dropout), pooling, zoneout
         with torch.no_grad():
             self.conv.linear.bias[2 * C :] = 1          # f near 1: forget little at first
 
@@ -46,6 +46,8 @@ class MemoryLayer(torch.nn.Module):
         return x + self.dropout(o * c)
 
     def remember(self, z, f, history):
+        if self.training and self.zoneout:
+            f = f.masked_fill(torch.rand_like(f) < self.zoneout, 1)     # there c stays as it is
         if z.ndim == 3:
             return pool(z, f)
         history.c = torch.lerp(z, history.c, f)                         # one position, (N, C)
@@ -56,12 +58,12 @@ class MemoryNet(torch.nn.Module):
     """Predicts the next character at every position: (N, L) int64 -> (N, L, vocab_size)."""
 
     def __init__(self, vocab_size, n_hidden, dilations, *, pooling=True, dropout=0,
-                 embd_dropout=0):
+                 embd_dropout=0, zoneout=0):
         super().__init__()
         self.embedding = torch.nn.Sequential(
             torch.nn.Embedding(vocab_size, n_hidden), torch.nn.Dropout(embd_dropout))
         self.layers = torch.nn.ModuleList(
-            MemoryLayer(n_hidden, d, pooling, dropout) for d in dilations)
+            MemoryLayer(n_hidden, d, pooling, dropout, zoneout) for d in dilations)
         self.head = torch.nn.Sequential(
             torch.nn.Dropout(dropout), *make_head(n_hidden, vocab_size, deep=False))
 

@@ -174,6 +174,26 @@ class Rows:
         return [F.pad(x, (0, 0, b, 0))[:, :L] for b in offsets]                   # (N, L, C) each
 
 
+class ByLength(nn.Module):
+    """The logits of `net` for rows of whole words, (N, L), computed with next to no padding.
+
+    It takes some rows of about one length at a time. A batch of one length would need no padding
+    either, but in such a batch all words end at the same place.
+    """
+
+    def __init__(self, net, size=64):
+        super().__init__()
+        self.net, self.size = net, size
+
+    def forward(self, X):
+        lengths, parts = (X != 0).sum(1) + 1, []
+        order = lengths.argsort()
+        for rows in order.split(self.size):
+            logits = self.net(X[rows, :lengths[rows[-1]]])
+            parts.append(F.pad(logits, (0, 0, 0, X.shape[1] - logits.shape[1])))
+        return torch.cat(parts)[order.argsort()]                                # (N, L, V)
+
+
 class StackLayer(nn.Module):
     """Causal convolution and GELU, added to the input where `residual`: (..., C_in) -> (..., C)."""
 

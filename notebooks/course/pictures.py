@@ -319,22 +319,24 @@ def draw_wavenet(dilations):
     fig, (ours, paper, whole) = plt.subplots(1, 3, figsize=(10.6, 5.4), width_ratios=[1, 1, 1])
     for ax, own in ((ours, True), (paper, False)):
         for x, y, text, color in (
-                (1, 0, "x", None), (1, 1.3, "causal convolution\nkernel 2, dilation d", "#bfe0f5"),
+                (1, 0, "x (C)", None), (1, 1.3, "causal convolution\ndilation d"
+                                        + ", C \u2192 2C" * own, "#bfe0f5"),
                 (0.35, 2.8, "tanh", "#f7d0b5"), (1.65, 2.8, "sigmoid", "#f7d0b5"),
-                (1, 4, "\u00d7", "#f7d0b5"), (1, 5.3, "1\u00d71, $W_r$" if own else "1\u00d71",
-                 "#c8e6c9"), (1, 6.7, "+", "#e8e8e8"), (1, 7.8, "next x", None),
-                (2.9, 6.7, "skip", None), *[(2.6, 5.3, "1\u00d71, $W_s$", "#c8e6c9")] * own):
+                (1, 4, "\u00d7", "#f7d0b5"), (1, 5.3, "1\u00d71, $W_r$\nC \u2192 C" if own else
+                 "1\u00d71", "#c8e6c9"), (1, 6.7, "+", "#e8e8e8"), (1, 7.8, "next x (C)", None),
+                (2.6, 6.7, "skip (S)" if own else "skip", None),
+                *[(2.6, 5.3, "1\u00d71, $W_s$\nC \u2192 S", "#c8e6c9")] * own):
             _block(ax, x, y, text, color)
         for start, end in (((1, 0.25), (1, 0.8)), ((0.6, 1.8), (0.4, 2.45)),
                            ((1.4, 1.8), (1.6, 2.45)), ((0.45, 3.15), (0.85, 3.75)),
-                           ((1.55, 3.15), (1.15, 3.75)), ((1, 4.3), (1, 4.95)),
-                           ((1, 5.65), (1, 6.4)), ((1, 7), (1, 7.55))):
+                           ((1.55, 3.15), (1.15, 3.75)), ((1, 4.3), (1, 4.85)),
+                           ((1, 5.75), (1, 6.4)), ((1, 7), (1, 7.55))):
             _arrow(ax, start, end)
         _line(ax, (1, 0.5), (-0.45, 0.5), (-0.45, 6.7), (0.8, 6.7))
-        _line(ax, *[(1, 4.6), (2.6, 4.6), (2.6, 4.95)] if own else [(1, 6), (2.9, 6), (2.9, 6.4)])
+        _line(ax, *[(1, 4.5), (2.6, 4.5), (2.6, 4.85)] if own else [(1, 6), (2.6, 6), (2.6, 6.4)])
         if own:
-            _line(ax, (2.6, 5.65), (2.6, 6.05), (2.9, 6.05), (2.9, 6.4))
-        for x, y, text in ((0.25, 2.15, "f"), (1.75, 2.15, "g"), (1.15, 4.45, "z")):
+            _arrow(ax, (2.6, 5.75), (2.6, 6.4))
+        for x, y, text in ((0.25, 2.15, "f"), (1.75, 2.15, "g"), (0.85, 4.5, "z")):
             ax.text(x, y, f"${text}$", ha="center", va="center")
         ax.set(xlim=(-0.7, 3.5), ylim=(-0.3, 8.1))
     ours.set_title("Our layer: two 1\u00d71", size=11)
@@ -342,9 +344,9 @@ def draw_wavenet(dilations):
     shown = dilations if len(dilations) <= 6 else [*dilations[:3], None, *dilations[-2:]]
     step = 4.2 / len(shown)
     for x, y, text, color in (
-            (0.7, 0, "characters", None), (0.7, 0.9, "embedding", "#e8e8e8"),
+            (0.7, 0, "characters", None), (0.7, 0.9, "embedding, V \u2192 C", "#e8e8e8"),
             (2.6, 5.6, "sum", "#e8e8e8"), (2.6, 6.7, "ReLU, 1\u00d71,\nReLU, 1\u00d71", "#c8e6c9"),
-            (2.6, 7.8, "logits", None)):
+            (2.6, 7.8, "logits (V)", None)):
         _block(whole, x, y, text, color)
     for x, *ends in ((0.7, 0.25, 0.55), (2.6, 5.9, 6.2), (2.6, 7.2, 7.55)):
         _arrow(whole, *((x, y) for y in ends))
@@ -354,7 +356,7 @@ def draw_wavenet(dilations):
         _arrow(whole, (0.7, y - step + 0.28), (0.7, y - 0.28))
         if d:
             _line(whole, (1.5, y), (2.6, y), (2.6, 5.25), arrow=i == len(shown) - 1)
-    whole.text(2.7, 0.9 + step / 2, "skips", va="center")
+    whole.text(2.7, 0.9 + 1.5 * step, "skips (S)", va="center")
     whole.set(xlim=(-0.5, 3.6), ylim=(-0.3, 8.1))
     whole.set_title(f"{len(dilations)} layers, {1 + sum(dilations)} characters", size=11)
     for ax in (ours, paper, whole):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import helpers
-from course import fitting, models, wavenet
+from course import fitting, memory, models, wavenet
 
 NAMES = "data/names.txt"
 COMMON = {"seed": 42, "words": NAMES, "copies": "kept", "test": False}
@@ -47,6 +47,8 @@ MODELS = {
                                            "dilations": [1, 2, 4, 8, 1, 2]}),
     "gru": ("names", FITTED | {"n_hidden": 256, "n_layers": 2, "dropout": 0.0}),
     "lstm": ("names", FITTED | {"n_hidden": 256, "n_layers": 2, "dropout": 0.0}),
+    "memory": ("names", FITTED | {"n_hidden": 192, "n_layers": 4, "dropout": 0.0,
+                                  "embd_dropout": 0.0, "zoneout": 0.0}),
     "transformer": ("names", FITTED | {"n_hidden": 64, "n_layers": 4, "n_head": 4,
                                        "dropout": 0.0}),
     "n-gram": ("names", COMMON | {"order": 5, "weight": 1.0}),
@@ -203,6 +205,9 @@ def build(c):
         case "transformer":
             longest = max(data(c, split)[0].shape[1] for split in ("train", "val", "test"))
             return models.Transformer(vocab_size, *layers, c["n_head"], c["dropout"], longest)
+        case "memory":
+            return memory.MemoryNet(vocab_size, c["n_hidden"], [1] * c["n_layers"], **{
+                name: c[name] for name in ("dropout", "embd_dropout", "zoneout")})
         case "n-gram":
             return models.NGram(vocab_size, c["order"], c["weight"])
     kind = {"gru": nn.GRU, "lstm": nn.LSTM}[c["model"]]
@@ -251,7 +256,8 @@ def train(model, c, report=None):
                               learning_rate=c["learning_rate"], **options)
     else:
         optimizer, schedule = make_optimizer(model, c, steps)
-        lossi = fitting.fit(model, batches(c), optimizer, steps, schedule=schedule,
+        fitted = models.ByLength(model) if c["model"] == "memory" else model
+        lossi = fitting.fit(fitted, batches(c), optimizer, steps, schedule=schedule,
                             average=c.get("average"), **options)
     if lossi and not math.isfinite(lossi[-1]):
         raise Diverged(f"the loss is {lossi[-1]} at step {len(lossi) - 1}; lower learning_rate")
