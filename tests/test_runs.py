@@ -1,4 +1,4 @@
-"""One configuration in, one row out; the recorded rows of notebook 10 are whole."""
+"""One configuration in, one row out; the recorded rows of notebooks 10 and 11 are whole."""
 
 import json
 import math

@@ -127,7 +127,7 @@ BY_HAND = f"{PATHS[1].name}:train"                   # the cell of 01 that write
     pytest.param(path, event, k, id=f"{event} {k}-{path.stem}",
                  marks=[pytest.mark.full] * ((path.name[:2], event, k) not in (
                      ("01", "step", 10), ("03", "step", 2), ("00", "character", 3))))
-    for event, k, numbers in (("step", 2, range(11)), ("step", 10, (1,)),
+    for event, k, numbers in (("step", 2, range(12)), ("step", 10, (1,)),
                               ("character", 3, (0, 5, 8)))
     for path in (PATHS[n] for n in numbers)])
 def test_the_rest_of_a_notebook_works_after_an_interrupt(path, event, k, run, words_file,

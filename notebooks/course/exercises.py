@@ -298,7 +298,7 @@ def check_luck(luck):
 
 @check
 def check_without_first(without_first, losses):
-    """10: the mean loss without the first letter of each name."""
+    """11: the mean loss without the first letter of each name."""
     nan = float("nan")
     for rows, by_hand, expected in (
             ([[9.0, 1.0, nan, nan], [9.0, 2.0, 3.0, 4.0]], "(1 + 2 + 3 + 4) / 4", 2.5),
@@ -311,7 +311,7 @@ def check_without_first(without_first, losses):
 
 @check
 def check_conv_flops(conv_flops):
-    """11: the operations of a causal convolution, forward and backward."""
+    """12: the operations of a causal convolution, forward and backward."""
     for N, L, C_in, C_out, k in ((1, 1, 1, 1, 5), (4, 9, 3, 5, 2), (2, 7, 4, 6, 3)):
         conv = wavenet.CausalConv1d(C_in, C_out, 1, k)
         with FlopCounterMode(display=False) as counter:
@@ -324,7 +324,7 @@ def check_conv_flops(conv_flops):
 
 @check
 def check_draw_names(draw_names):
-    """11: a sampler for all names at once."""
+    """12: a sampler for all names at once."""
     table = torch.tensor([[0, 0.5, 0.5, 0], [1, 0, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]])
     calls, where = [], "draw_names(probs, 300)"
 

@@ -1,4 +1,4 @@
-"""A space of configurations to search: what a study of notebook 10 draws its trials from."""
+"""A space of configurations to search: what a study of notebook 11 draws its trials from."""
 
 import json
 

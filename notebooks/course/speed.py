@@ -1,4 +1,4 @@
-"""Behind notebook 11: repetitions, peak memory and torch.compile, each in a process of its own."""
+"""Behind notebook 12: repetitions, peak memory and torch.compile, each in a process of its own."""
 
 import json
 import os
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import helpers
 from course import fitting, models, wavenet
 
-# How often notebook 11 repeats what it measures: in full, and in quick mode, to see that it runs.
+# How often notebook 12 repeats what it measures: in full, and in quick mode, to see that it runs.
 REPEATS = {
     "rounds": (5, 1), "limit": (300, 10), "profile": (100, 3), "calls": (20_000, 200),
     "loop": (400, 5), "train": (2000, 20), "products": (4e9, 1), "examples": (12_800, 1),

@@ -1,4 +1,4 @@
-"""The rows of a study as a table, and the comparison of paired rows. Notebook 10."""
+"""The rows of a study as a table, and the comparison of paired rows. Notebooks 10 and 11."""
 
 import json
 
