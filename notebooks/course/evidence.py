@@ -158,12 +158,19 @@ def winner(family):
     return {k: v for k, v in (config | rounded).items() if k != "budget"}
 
 
+# One name for each model, in tables and figures.
+LECTURE = "tree, lecture's recipe"
+LABELS = {"n-gram": "n-gram", "flat": "flat network", "torch tree": "tree", "wavenet": "WaveNet",
+          "gru": "GRU", "lstm": "LSTM", "transformer": "Transformer", "tree": LECTURE}
+
+
 def field():
     """The field by its labels: the lecture's tree, those of notebooks 07 and 09, the winners."""
-    return {"lecture's tree": {"model": "tree"}, "tree of 07": {"model": "torch tree"},
-            "wavenet of 09": {"model": "wavenet", "dropout": 0.15, "embd_dropout": 0.1,
-                              "learning_rate": 3e-3, "weight_decay": 0.1, "average": 0.99},
-            **{family: winner(family) for family in SPACES}}
+    return {LECTURE: {"model": "tree"}, "tree, recipe of 07": {"model": "torch tree"},
+            "WaveNet, recipe of 09": {
+                "model": "wavenet", "dropout": 0.15, "embd_dropout": 0.1,
+                "learning_rate": 3e-3, "weight_decay": 0.1, "average": 0.99},
+            **{LABELS[family]: winner(family) for family in SPACES}}
 
 
 def equal_time():
@@ -173,7 +180,8 @@ def equal_time():
 
 def carried():
     """The WaveNet of the search and that of notebook 09, for as long as 09's short run takes."""
-    return seeds([field()[label] | {"budget": 77.0} for label in ("wavenet", "wavenet of 09")], 3)
+    return seeds([field()[label] | {"budget": 77.0}
+                  for label in ("WaveNet", "WaveNet, recipe of 09")], 3)
 
 
 # Two forms of each family for a long training: more dropout, other sizes, the rest its winner's;
@@ -301,7 +309,7 @@ def group_of(part, row):
     if part in ("equal_time", "carried"):
         config = {k: v for k, v in json.loads(row["config"]).items() if k not in ("seed", "budget")}
         return next(label for label, other in field().items() if other == config)
-    return "lecture's tree" if row["model"] == "tree" else row["model"]
+    return LABELS[row["model"]]
 
 
 # Part, claim, base and other group, the figure compared, the lecture's difference.
@@ -316,22 +324,6 @@ CLAIMS = [
     ("copies", "copies out of train: val", "kept", "not in train", "val", None),
     ("copies", "copies out of train: their val", "kept", "not in train", "copied", None),
     ("copies", "copies out of train: val of the others", "kept", "not in train", "unseen", None),
-    ("context", "names: context 8 to 16", 8, 16, "val", None),
-    ("context", "names: context 16 to 64", 16, 64, "val", None),
-    ("text", "text: context 8 to 16", 8, 16, "val", None),
-    ("text", "text: context 16 to 64", 16, 64, "val", None),
-    ("levels", "context 16: 1 level to 4", 1, 4, "val", None),
-    ("levels", "context 16: 4 levels to 15", 4, 15, "val", None),
-    ("choices", "tanh to relu", "the lecture's", "activation relu", "val", None),
-    ("choices", "BatchNorm momentum 0.1 to 0.001", "the lecture's", "momentum 0.001", "val", None),
-    ("choices", "rate / 10 to linear decay", "the lecture's", "schedule linear", "val", None),
-    ("equal_time", "45 s: lecture's recipe to 07's", "lecture's tree", "tree of 07", "val", None),
-    ("equal_time", "45 s: WaveNet to flat network", "wavenet", "flat", "val", None),
-    ("equal_time", "45 s: WaveNet to GRU", "wavenet", "gru", "val", None),
-    ("equal_time", "45 s: WaveNet to LSTM", "wavenet", "lstm", "val", None),
-    ("equal_time", "45 s: WaveNet to Transformer", "wavenet", "transformer", "val", None),
-    ("equal_time", "45 s: WaveNet of 09 to the search's", "wavenet of 09", "wavenet", "val", None),
-    ("carried", "77 s: WaveNet of 09 to the search's", "wavenet of 09", "wavenet", "val", None),
 ]
 
 

@@ -1,4 +1,4 @@
-"""One configuration in, one row out: any model of the course, trained and measured. Notebooks 10 and 11.
+"""One configuration in, one row out: any model of the course, trained and measured.
 
 A configuration is a dict: a model of MODELS and the settings that differ from its defaults.
 `measure` and `key` complete it; every other function takes a completed one, here called c. A row

@@ -1,4 +1,4 @@
-"""The checks of the cells *Your turn* in notebooks 06 to 09."""
+"""The checks of the cells *Your turn* in notebooks 06 to 11."""
 
 import re
 from functools import partial
@@ -364,3 +364,20 @@ def check_pool(pool):
     if not call(where, pool, z.requires_grad_(), f).requires_grad:
         wrong(f"{where}: no gradient flows from the memories back to z")
     return "with f = 0.9, a quarter of a memory is left after 13 positions"
+
+
+@check
+def check_mix(mix):
+    """11: the counts of a context, mixed with what the shorter one says."""
+    counts, shorter = torch.tensor([0.0, 6, 2, 0]), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    for weight in (1.0, 4.0):
+        where = f"mix({counts.tolist()}, {shorter.tolist()}, {weight})"
+        got = call(where, mix, counts, shorter, weight)
+        for kind, k in (("the sum of the counts", 8), ("the size of the vocabulary", 4)):
+            other = (counts + weight * k * shorter) / (8 + weight * k)
+            if shape(got) == (4,) and torch.allclose(got, other):
+                wrong(f"{where}: k is {kind}; it counts the characters that followed, here 2")
+        if shape(got) == (4,) and abs(got.sum() - 1) > 1e-4:
+            wrong(f"{where}: the probabilities sum to {got.sum():.3f}, not to 1")
+        same_tensor(where, got, (counts + 2 * weight * shorter) / (8 + 2 * weight))
+    return f"a character that never followed still has a probability of {got[0]:.3f}"
