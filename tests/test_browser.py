@@ -89,10 +89,6 @@ PANELS = {
     ("09", "try-generator"): ("names", NAMES),
     ("09", "try-surprise"): ("names", [
         ("type", "name", "em7"), ("says", "'7'"), ("type", "name", "emma")]),
-    ("10", "try-panel"): ("try-static", [
-        ("choose", "figure", "train"), ("says", "mean train"),
-        ("type", "groups that contain", "tree"), ("type", "groups that contain", "treehouse"),
-        ("says", "treehouse"), ("type~", "groups that contain", ""), ("choose", "part", "levels")]),
 }
 
 

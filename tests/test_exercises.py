@@ -260,6 +260,10 @@ def depends(function, x, t):
         ("(10_000, n)", "(1, n)", r"luck\(1, 2.0\): expected 0, got -0\.2"),
         (".mean()", "", r"luck\(1, 2.0\): expected one number, 0, got \["),
     ],
+    "turn-mix": [
+        ("(counts > 0).sum()", "counts.sum()", "k is the sum of the counts; it counts the char"),
+        ("counts.sum() + prior", "counts.sum()", r"the probabilities sum to 1\.250, not to 1"),
+    ],
     "exercise-first": [
         (".nanmean()", ".nanmean(1).mean()", r"expected 2.5, got 2; by hand \(1 \+ 2"),
         ("nanmean", "mean", "expected 2.5, got nan"),

@@ -15,8 +15,6 @@ STOI, ITOS = helpers.build_vocab(helpers.load_words())
 LOSSI = np.linspace(3, 2, 400).tolist()
 RUNS = {(name, factor): [3 - factor * i / 99 for i in range(60)]
         for name in ("SGD", "Adam") for factor in (0.1, 1)}
-ROWS = pd.DataFrame({"group": ["a", "a", "b"], "val": [2.0, 2.1, 2.2], "train": [1.0, 1.1, 1.2],
-                     "unseen": [2.0, 2.1, 2.2], "gap": [1.0, 1.0, 1.0], "cpu": [1.0, 2.0, 3.0]})
 
 
 def make(name):
@@ -36,7 +34,6 @@ def make(name):
         "dilation": lambda: panels.dilation_panel("emma"),
         "surprise": lambda: panels.surprise_panel(net, STOI, "emma"),
         "generator": lambda: panels.generator_panel(net, ITOS, "e"),
-        "evidence": lambda: panels.evidence_panel({"part": ROWS, "other": ROWS.iloc[::-1]}),
     }[name]()
 
 
@@ -59,7 +56,7 @@ def other_value(control):
 
 @pytest.mark.parametrize("name", [
     "windows", "loss", "shapes", "tree", "spreads", "positions", "names", "activations", "race",
-    "dilation", "surprise", "generator", "evidence"])
+    "dilation", "surprise", "generator"])
 def test_every_control_changes_what_is_shown(name):
     panel = make(name)
     kinds = [type(child) for child in panel.children[1].children]      # of no error
@@ -114,7 +111,7 @@ def test_a_panel_leaves_the_model_as_it_was():
         assert all(m.training for m in helpers.modules(model) if hasattr(m, "training"))
 
 
-def test_a_run_that_flew_off_and_a_group_that_is_not_there():
+def test_a_run_that_flew_off_is_named():
     figure = plots.draw_race(RUNS | {("SGD", 0.1): [3.0, float("nan")]}, ["SGD", "Adam"],
                              "best of each")
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
@@ -123,8 +120,6 @@ def test_a_run_that_flew_off_and_a_group_that_is_not_there():
             "Adam": pd.DataFrame({1: [2.0, 2.1], 2: [2.0, np.nan]}, [0.1, 1.0])}
     title = "".join(map(plots.draw_rates(vals).axes[0].get_title, ("left", "center")))
     assert title == "A wrong learning rate costs SGD up to 0.60 nats, Adam up to 0.10"
-    with pytest.raises(ValueError, match="no group of 'part' contains 'z'; it has a, b"):
-        plots.evidence_table({"part": ROWS}, "part", "val", "z")
 
 
 @pytest.mark.parametrize(("bricks", "said"), [

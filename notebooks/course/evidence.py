@@ -91,12 +91,11 @@ def levels():
 
 
 def choices():
-    """Activation, BatchNorm momentum and schedule of the lecture's tree, in 10,000 steps."""
+    """Activation and schedule of the lecture's tree, in 10,000 steps."""
     tree = {"model": "tree", "n_embd": 10, "n_hidden": 68, "max_steps": 10_000}
     return seeds([tree | change for change in (
-        {}, {"activation": "relu"}, {"activation": "gelu"}, {"momentum": 0.01},
-        {"momentum": 0.001}, {"schedule": "constant"}, {"schedule": "linear"},
-        {"schedule": "cosine"})])
+        {}, {"activation": "relu"}, {"activation": "gelu"}, {"schedule": "constant"},
+        {"schedule": "linear"}, {"schedule": "cosine"})])
 
 
 # The field: a search for each family, all with as many trials of as many seconds.
@@ -284,7 +283,7 @@ def load(name, file=FILE):
     return rows
 
 
-LECTURE_TREE = {"activation": "tanh", "momentum": 0.1, "schedule": "step"}
+LECTURE_TREE = {"activation": "tanh", "schedule": "step"}
 
 
 def group_of(part, row):

@@ -331,12 +331,3 @@ def generator_panel(model, itos, prefix):
                  prefix=ipywidgets.Text(prefix, description="first letters"),
                  temperature=_slider("temperature", 1.0, 0.1, 2.0, 0.1),
                  seed=_slider("seed", 1, 0, 50))
-
-
-def evidence_panel(tables):
-    """Choose a part of the evidence and a figure, and filter its groups: picture and table."""
-    return panel(lambda **choices: (plots.draw_evidence(tables, **choices),
-                                    plots.evidence_table(tables, **choices)),
-                 part=_choice("part", list(tables), next(iter(tables))),
-                 value=_choice("figure", ["val", "train", "unseen", "gap", "cpu"], "val"),
-                 contains=ipywidgets.Text("", description="groups that contain"))

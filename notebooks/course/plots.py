@@ -352,43 +352,6 @@ def draw_generator(model, itos, prefix, temperature, seed):
     return finished(fig)
 
 
-def draw_evidence(tables, part, value, contains=""):
-    """The rows of one part of the evidence: a dot a seed, a line the mean of each group.
-
-    `tables` has a table for each part, its groups in the column "group"; only those groups are
-    drawn whose names contain the text. Raises ValueError if none does.
-    """
-    rows = _chosen(tables, part, contains)
-    groups = rows.groupby("group")[value].mean().sort_values().index
-    fig, ax = plt.subplots(figsize=(9, 1.2 + 0.36 * len(groups)))
-    for y, group in enumerate(groups):
-        values = rows[value][rows.group == group]
-        ax.plot(values, [y] * len(values), "o", color=COLORS[0], alpha=0.8)
-        ax.plot([values.mean()] * 2, [y - 0.3, y + 0.3], color=COLORS[1], lw=3)
-    ax.set_yticks(range(len(groups)), [str(group) for group in groups])
-    ax.invert_yaxis()
-    unit = "seconds of the processor" if value == "cpu" else "nats per character"
-    ax.set(xlabel=f"{value} ({unit})", title=f"{part}: {value}, a dot a seed, the line their mean")
-    return finished(fig)
-
-
-def evidence_table(tables, part, value, contains=""):
-    """The same rows as numbers: seeds, mean and standard deviation of each group, lowest first."""
-    groups = _chosen(tables, part, contains).groupby("group")[value]
-    table = pd.DataFrame({"seeds": groups.size(), f"mean {value}": groups.mean(),
-                          "sd": groups.std()})
-    return table.sort_values(f"mean {value}").round(4).astype(object).fillna("")
-
-
-def _chosen(tables, part, contains):
-    rows = tables[part]
-    chosen = rows[rows.group.astype(str).str.contains(contains, case=False, regex=False)]
-    if chosen.empty:
-        raise ValueError(f"no group of {part!r} contains {contains!r}; it has "
-                         f"{', '.join(map(str, rows.group.unique()))}")
-    return chosen
-
-
 def draw_costs(costs):
     """How many times as fast as windows the convolution is: dots measured, dotted lines counted.
 
