@@ -90,14 +90,6 @@ def levels():
     return stacks(LEVELS, epochs=6)
 
 
-def choices():
-    """Activation and schedule of the lecture's tree, in 10,000 steps."""
-    tree = {"model": "tree", "n_embd": 10, "n_hidden": 68, "max_steps": 10_000}
-    return seeds([tree | change for change in (
-        {}, {"activation": "relu"}, {"activation": "gelu"}, {"schedule": "constant"},
-        {"schedule": "linear"}, {"schedule": "cosine"})])
-
-
 # The field: a search for each family, all with as many trials of as many seconds.
 TRIALS, BUDGET = 16, 45.0
 SPACE = {"dropout": FloatDistribution(0.0, 0.4),
@@ -229,8 +221,8 @@ def recipe():
     return seeds([small | change for change in ({}, *RECIPE.values())], 3)
 
 
-STUDIES = {f.__name__: f for f in (claims, copies, context, text, levels, choices, equal_time,
-                                   carried, longer, best, recipe)}
+STUDIES = {f.__name__: f for f in (claims, copies, context, text, levels, equal_time, carried,
+                                   longer, best, recipe)}
 
 
 def record(name, where, workers=2):
@@ -283,9 +275,6 @@ def load(name, file=FILE):
     return rows
 
 
-LECTURE_TREE = {"activation": "tanh", "schedule": "step"}
-
-
 def group_of(part, row):
     """What a row of a part is compared by: rows of one group differ in their seed alone."""
     if part == "claims" and row["model"] == "mlp":
@@ -301,10 +290,6 @@ def group_of(part, row):
         return f"without {gone[0]}".replace("_", " ") if gone else "the whole recipe"
     if part == "levels":
         return len(row["dilations"])
-    if part == "choices":
-        other = [f"{name} {row[name]}" for name, value in LECTURE_TREE.items()
-                 if row[name] != value]
-        return other[0] if other else "the lecture's"
     if part in ("equal_time", "carried"):
         config = {k: v for k, v in json.loads(row["config"]).items() if k not in ("seed", "budget")}
         return next(label for label, other in field().items() if other == config)
