@@ -42,7 +42,6 @@ WRONG = {
         ("with torch.no_grad()", "if True", "self.running_mean carries gradients; update it in"),
         ("mean, var = self.running_mean, self.running_var", "mean, var = x.mean(0), x.var(0)",
          "the output for the third batch, in evaluation: the shape is right"),
-        ("sqrt(var + self.eps)", "sqrt(var + 1e-5)", "the output for the first batch: the shape"),
         ("x.mean(0), x.var(0)", "x.mean(0).detach(), x.var(0)", "the gradient of x for the first"),
     ],
     "turn-sequential": [
@@ -80,7 +79,6 @@ WRONG = {
          "'examples and positions swapped': expected False, got True"),
         ("8 * 5).view(3, 8, 5)", "2 * 5).view(3, 2, 5)",
          "'two halves side by side': expected False, got True"),
-        ("torch.equal(join(x), ", "(join(x) == ", "Boolean value of Tensor with more than one v"),
     ],
     "turn-test": [
         ("torch.allclose(out[0, 0], out[0, 3], atol=1e-5)", "bool(out.mean().abs() < 1e-4)",
@@ -136,7 +134,6 @@ WRONG = {
         (" + norm.eps", "", "the weight and the bias are off; .* largest difference is"),
         ("norm.bias - factor *", "norm.bias - ", "only the bias is off"),
         ("factor[:, None] * linear.weight", "linear.weight", "only the weight is off"),
-        ("factor[:, None]", "factor", "fails: The size of tensor a"),
         ("folded = nn.Linear(linear.in_features, linear.out_features)",
          "folded = linear\n    folded.bias = nn.Parameter(torch.zeros(4))",
          "changes the Linear or the BatchNorm1d"),
@@ -177,8 +174,6 @@ WRONG = {
          "linear.weight.t().reshape(C_out, C_in, n)", "the shape is right, but the largest diff"),
         ("bias=linear.bias is not None", "bias=True",
          r"expected weight, kernel, stride, bias \(\(3, 3, 2\), 2, 2, False\), got .* True"),
-        ("linear.weight.shape[0] // n", "linear.in_features // n", "has no attribute 'in_featur"),
-        ("bias=linear.bias is not None", "bias=linear.bias", "Boolean value of Tensor"),
     ],
     "exercise-sees": [
         (None, "def sees(k, dilations):\n    return 1 + (k - 1) * sum(dilations)",
@@ -187,12 +182,6 @@ WRONG = {
          r"sees\(3, \[1, 2\]\): expected 7, got 9"),
     ],
     "exercise-depends": [
-        (None, """
-def depends(function, x, t):
-    x = x.clone().requires_grad_()
-    grad, = torch.autograd.grad(function(x)[0, t].sum(), x)
-    return grad[0].any(1).nonzero()[:, 0].tolist()
-""", r"torch.cat\(\[x, -x\], 2\) and t = 9: expected \[9\], got \[\]"),
         (None, """
 def depends(function, x, t):
     x = x.clone().requires_grad_()
@@ -254,6 +243,21 @@ def depends(function, x, t):
         ("X[:, t] % 4 + 1", "1", "in row 1 only, .* expected 4, got 7"),
         ("X[:, t] % 4 + 1", "X[:, t] + 1", "Class values must be smaller than num_classes"),
     ],
+    "turn-missing": [
+        ("runs.key(config): config", "json.dumps(config): config", "and an empty file: expected 2"),
+        ("have = {", 'have = {json.loads(line)["val"] and ', "failed fails: 'val' .KeyError"),
+        ("return {key: config", "return {key", "got a set"),
+    ],
+    "turn-interval": [
+        ("stats.t.ppf(0.975, n - 1)", "1.96", "is 0.46 times as wide as it should be"),
+        (" / n**0.5", "", "is 1.73 times as wide"), (", ddof=1", "", "is 0.82 times as wide"),
+    ],
+    "turn-holm": [
+        ("max(highest, min(1.0, (len(p) - rank) * p[i]))", "min(1.0, (len(p) - rank) * p[i])",
+         r"\[0.02, 0.021, 0.9\]\)\[1\]: expected 0.06, got 0.042"),
+        ("min(1.0, (len(p) - rank) * p[i])", "(len(p) - rank) * p[i]", "expected 1, got 1.2"),
+        (" - rank", "", r"\[0.01, 0.02, 0.04\]\)\[1\]: expected 0.04, got 0.06"),
+    ],
     "exercise-luck": [
         ("-searches", "searches", r"luck\(2, 2.0\): expected 1.128, got -1.1.*; the winner looks"),
         ("-searches", "abs(searches)", r"luck\(1, 2.0\): expected 0, got 1\."),
@@ -270,7 +274,6 @@ def depends(function, x, t):
         ("2 * (N * L)", "(N * L)", "expected 30, got 15; torch counts 2 times as many"),
         ("(kernel_size * C_in)", "C_in", "expected 30, got 6; torch counts 5 times as many"),
         ("3 * forward", "forward", "torch counts 3 times as many"),
-        ("3 * forward", "2 * forward", "torch counts 1.5 times as many"),
         ("3 * forward", "forward, 2 * forward", r"one number, 30, got \(10, 20\)"),
     ],
     "exercise-batched": [

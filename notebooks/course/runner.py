@@ -79,4 +79,4 @@ def at_best_rate(arms, rows):
     for label in arms:
         if best[label] in (means.columns[0], means.columns[-1]):
             print(f"{label}: {best[label]:g} is at the edge of the learning rates; widen them")
-    return {label: arm | {"learning_rate": best[label]} for label, arm in arms.items()}
+    return {label: arm | {"learning_rate": float(best[label])} for label, arm in arms.items()}
