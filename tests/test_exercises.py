@@ -69,7 +69,6 @@ WRONG = {
         ("* block_size", "", "expected 12,097, got 8,097 .4,000 too few"),
         ("vocab_size * n_embd", "block_size * vocab_size * n_embd", "got 12,637 .540 too many"),
         (" + vocab_size\n", "\n", "expected 12,097, got 12,070 .27 too few"),
-        ("count(vocab_size, block_size, ", "count(vocab_size, ", "takes 3 positional arguments"),
     ],
     "exercise-reshape": [
         ("torch.equal(join(x), torch.cat([x[:, ::2], x[:, 1::2]], dim=2))",
@@ -142,7 +141,6 @@ WRONG = {
         ("itertools.islice(batches, max_steps)", "batches", "takes more than 3 batches"),
         ("        optimizer.zero_grad()\n", "", "the gradients of all steps add up"),
         ("loss.item()", "loss", r"list of 3 plain numbers, loss.item\(\) each, got \[tensor"),
-        ("    model.train()\n", "", "the model is not in training mode"),
     ],
     "turn-adamw": [
         ("+ (1 - betas[1]) * grad**2", "+ grad**2", "the new v of step t = 1: the shape is right"),
@@ -159,7 +157,6 @@ WRONG = {
         ("p = p - lr * velocity", "p -= lr * velocity", "changes the tensor that it is given"),
     ],
     "turn-conv1d": [
-        ("t * stride", "t", "'stride': 2, 'dilation': 1}: the shape is right, but the larg"),
         ("] += w", "] = w", "that is the last product alone; add up over c and j"),
         ("w[o, c, j]", "w[o, c, K - 1 - j]", "the kernel is reversed"),
         ("(L - (K - 1) * dilation - 1)", "(L - K)", "fails: index 7 is out of bounds"),
@@ -201,9 +198,7 @@ def depends(function, x, t):
     "turn-layer": [
         ("(self.dilation, 0)", "(0, self.dilation)", "position 5 of x changes the output at"),
         ("(self.dilation, 0)", "(1, 0)", r"tensor a \(9\) must match the size of tensor b \(6\)"),
-        ("f, g = ", "g, f = ", "f and g have changed places"),
         ("torch.sigmoid(g)", "torch.tanh(g)", "g has a tanh as well"),
-        ("x + self.residual(z)", "self.residual(z)", "x itself is missing from the next x"),
         ("x + self.residual(z)", "x + z", "W_r is missing from the next x"),
         ("self.skip(z)", "self.skip(x)", "the skip is made of x; it is made of z"),
     ],
@@ -241,10 +236,9 @@ def depends(function, x, t):
         ("X.clone()", "X", "changes the tensor that it is given"),
         (" if different.any() else X.shape[1]", "", "sees nothing, .* fails: index 0 is out of"),
         ("X[:, t] % 4 + 1", "1", "in row 1 only, .* expected 4, got 7"),
-        ("X[:, t] % 4 + 1", "X[:, t] + 1", "Class values must be smaller than num_classes"),
     ],
     "turn-missing": [
-        ("runs.key(config): config", "json.dumps(config): config", "and an empty file: expected 2"),
+        ("runs.key(config): config", "json.dumps(config): config", "written out: expected 1 left"),
         ("have = {", 'have = {json.loads(line)["val"] and ', "failed fails: 'val' .KeyError"),
         ("return {key: config", "return {key", "got a set"),
     ],
