@@ -14,17 +14,20 @@ import helpers
 from course import runs, tables
 
 
+def quietly(config):
+    """(row, model) of one configuration, without a progress bar."""
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        return runs.measure(config)
+
+
 def measure_row(config):
-    """The row of one configuration, without a progress bar."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        return runs.measure(config)[0]
+    """The row of one configuration."""
+    return quietly(config)[0]
 
 
 def val_losses(config):
     """(N, L): the loss of each character of val's names, NaN after a name's end."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        model = runs.measure(config)[1]
-    return runs.position_losses(model, runs.complete(config), "val").numpy()
+    return runs.position_losses(quietly(config)[1], runs.complete(config), "val").numpy()
 
 
 def missing(configs, lines):
