@@ -42,7 +42,6 @@ WRONG = {
         ("with torch.no_grad()", "if True", "self.running_mean carries gradients; update it in"),
         ("mean, var = self.running_mean, self.running_var", "mean, var = x.mean(0), x.var(0)",
          "the output for the third batch, in evaluation: the shape is right"),
-        ("sqrt(var + self.eps)", "sqrt(var + 1e-5)", "the output for the first batch: the shape"),
         ("x.mean(0), x.var(0)", "x.mean(0).detach(), x.var(0)", "the gradient of x for the first"),
     ],
     "turn-sequential": [
@@ -70,7 +69,6 @@ WRONG = {
         ("* block_size", "", "expected 12,097, got 8,097 .4,000 too few"),
         ("vocab_size * n_embd", "block_size * vocab_size * n_embd", "got 12,637 .540 too many"),
         (" + vocab_size\n", "\n", "expected 12,097, got 12,070 .27 too few"),
-        ("count(vocab_size, block_size, ", "count(vocab_size, ", "takes 3 positional arguments"),
     ],
     "exercise-reshape": [
         ("torch.equal(join(x), torch.cat([x[:, ::2], x[:, 1::2]], dim=2))",
@@ -80,7 +78,6 @@ WRONG = {
          "'examples and positions swapped': expected False, got True"),
         ("8 * 5).view(3, 8, 5)", "2 * 5).view(3, 2, 5)",
          "'two halves side by side': expected False, got True"),
-        ("torch.equal(join(x), ", "(join(x) == ", "Boolean value of Tensor with more than one v"),
     ],
     "turn-test": [
         ("torch.allclose(out[0, 0], out[0, 3], atol=1e-5)", "bool(out.mean().abs() < 1e-4)",
@@ -136,7 +133,6 @@ WRONG = {
         (" + norm.eps", "", "the weight and the bias are off; .* largest difference is"),
         ("norm.bias - factor *", "norm.bias - ", "only the bias is off"),
         ("factor[:, None] * linear.weight", "linear.weight", "only the weight is off"),
-        ("factor[:, None]", "factor", "fails: The size of tensor a"),
         ("folded = nn.Linear(linear.in_features, linear.out_features)",
          "folded = linear\n    folded.bias = nn.Parameter(torch.zeros(4))",
          "changes the Linear or the BatchNorm1d"),
@@ -145,7 +141,6 @@ WRONG = {
         ("itertools.islice(batches, max_steps)", "batches", "takes more than 3 batches"),
         ("        optimizer.zero_grad()\n", "", "the gradients of all steps add up"),
         ("loss.item()", "loss", r"list of 3 plain numbers, loss.item\(\) each, got \[tensor"),
-        ("    model.train()\n", "", "the model is not in training mode"),
     ],
     "turn-adamw": [
         ("+ (1 - betas[1]) * grad**2", "+ grad**2", "the new v of step t = 1: the shape is right"),
@@ -162,7 +157,6 @@ WRONG = {
         ("p = p - lr * velocity", "p -= lr * velocity", "changes the tensor that it is given"),
     ],
     "turn-conv1d": [
-        ("t * stride", "t", "'stride': 2, 'dilation': 1}: the shape is right, but the larg"),
         ("] += w", "] = w", "that is the last product alone; add up over c and j"),
         ("w[o, c, j]", "w[o, c, K - 1 - j]", "the kernel is reversed"),
         ("(L - (K - 1) * dilation - 1)", "(L - K)", "fails: index 7 is out of bounds"),
@@ -177,8 +171,6 @@ WRONG = {
          "linear.weight.t().reshape(C_out, C_in, n)", "the shape is right, but the largest diff"),
         ("bias=linear.bias is not None", "bias=True",
          r"expected weight, kernel, stride, bias \(\(3, 3, 2\), 2, 2, False\), got .* True"),
-        ("linear.weight.shape[0] // n", "linear.in_features // n", "has no attribute 'in_featur"),
-        ("bias=linear.bias is not None", "bias=linear.bias", "Boolean value of Tensor"),
     ],
     "exercise-sees": [
         (None, "def sees(k, dilations):\n    return 1 + (k - 1) * sum(dilations)",
@@ -187,12 +179,6 @@ WRONG = {
          r"sees\(3, \[1, 2\]\): expected 7, got 9"),
     ],
     "exercise-depends": [
-        (None, """
-def depends(function, x, t):
-    x = x.clone().requires_grad_()
-    grad, = torch.autograd.grad(function(x)[0, t].sum(), x)
-    return grad[0].any(1).nonzero()[:, 0].tolist()
-""", r"torch.cat\(\[x, -x\], 2\) and t = 9: expected \[9\], got \[\]"),
         (None, """
 def depends(function, x, t):
     x = x.clone().requires_grad_()
@@ -212,9 +198,7 @@ def depends(function, x, t):
     "turn-layer": [
         ("(self.dilation, 0)", "(0, self.dilation)", "position 5 of x changes the output at"),
         ("(self.dilation, 0)", "(1, 0)", r"tensor a \(9\) must match the size of tensor b \(6\)"),
-        ("f, g = ", "g, f = ", "f and g have changed places"),
         ("torch.sigmoid(g)", "torch.tanh(g)", "g has a tanh as well"),
-        ("x + self.residual(z)", "self.residual(z)", "x itself is missing from the next x"),
         ("x + self.residual(z)", "x + z", "W_r is missing from the next x"),
         ("self.skip(z)", "self.skip(x)", "the skip is made of x; it is made of z"),
     ],
@@ -252,7 +236,21 @@ def depends(function, x, t):
         ("X.clone()", "X", "changes the tensor that it is given"),
         (" if different.any() else X.shape[1]", "", "sees nothing, .* fails: index 0 is out of"),
         ("X[:, t] % 4 + 1", "1", "in row 1 only, .* expected 4, got 7"),
-        ("X[:, t] % 4 + 1", "X[:, t] + 1", "Class values must be smaller than num_classes"),
+    ],
+    "turn-missing": [
+        ("runs.key(config): config", "json.dumps(config): config", "written out: expected 1 left"),
+        ("have = {", 'have = {json.loads(line)["val"] and ', "failed fails: 'val' .KeyError"),
+        ("return {key: config", "return {key", "got a set"),
+    ],
+    "turn-interval": [
+        ("stats.t.ppf(0.975, n - 1)", "1.96", "is 0.46 times as wide as it should be"),
+        (" / n**0.5", "", "is 1.73 times as wide"), (", ddof=1", "", "is 0.82 times as wide"),
+    ],
+    "turn-holm": [
+        ("max(highest, min(1.0, (len(p) - rank) * p[i]))", "min(1.0, (len(p) - rank) * p[i])",
+         r"\[0.02, 0.021, 0.9\]\)\[1\]: expected 0.06, got 0.042"),
+        ("min(1.0, (len(p) - rank) * p[i])", "(len(p) - rank) * p[i]", "expected 1, got 1.2"),
+        (" - rank", "", r"\[0.01, 0.02, 0.04\]\)\[1\]: expected 0.04, got 0.06"),
     ],
     "exercise-luck": [
         ("-searches", "searches", r"luck\(2, 2.0\): expected 1.128, got -1.1.*; the winner looks"),
@@ -274,7 +272,6 @@ def depends(function, x, t):
         ("2 * (N * L)", "(N * L)", "expected 30, got 15; torch counts 2 times as many"),
         ("(kernel_size * C_in)", "C_in", "expected 30, got 6; torch counts 5 times as many"),
         ("3 * forward", "forward", "torch counts 3 times as many"),
-        ("3 * forward", "2 * forward", "torch counts 1.5 times as many"),
         ("3 * forward", "forward, 2 * forward", r"one number, 30, got \(10, 20\)"),
     ],
     "exercise-batched": [

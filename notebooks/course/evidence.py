@@ -21,7 +21,7 @@ import helpers
 from course import files, runs, storage, studies
 from course.record import RECORD
 from course.search import choice
-from course.tables import paired, table
+from course.tables import holm, paired, table, with_settings
 
 FILE = helpers.ROOT / "data" / "evidence.csv"
 SEARCHES = helpers.ROOT / "data" / "searches.journal"
@@ -268,8 +268,7 @@ def load(name, file=FILE):
     if rows.empty:
         raise ValueError(f"{name!r} is no part of {file.name}; expected {', '.join(STUDIES)}")
     rows["by_position"] = rows.by_position.map(json.loads)
-    settings = pd.DataFrame([runs.complete(json.loads(text)) for text in rows.config])
-    rows = rows.join(settings[settings.columns.difference(rows.columns)])
+    rows = with_settings(rows)
     rows["gap"] = rows.val - rows.train
     rows["group"] = [group_of(name, row) for row in rows.to_dict("records")]
     return rows
@@ -311,16 +310,23 @@ CLAIMS = [
 ]
 
 
-def verdicts(part=None):
-    """The claims of one part, or of all, held against the recorded rows: a table."""
+def verdicts(*parts):
+    """The claims of these parts, or of all, held against the recorded rows: a table.
+
+    `p Holm` takes the larger of a claim's two p, and corrects it for all the lines of the table.
+    A claim survives if that is below 0.05; then all three are.
+    """
     lines = {}
     for name, claim, base, other, value, lecture in CLAIMS:
-        if part in (None, name):
+        if name in (parts or STUDIES):
             rows = load(name)
             line = paired(rows[rows.group.isin([base, other])], "group", base, value)
             lines[claim] = {"lecture": lecture, **line.loc[other, [
-                "pairs", "difference", "se", "low", "high", "verdict"]]}
-    return pd.DataFrame.from_dict(lines, orient="index").astype({"pairs": int, "lecture": float})
+                "pairs", "difference", "low", "high", "p", "p unpaired"]]}
+    found = pd.DataFrame.from_dict(lines, orient="index").astype({"pairs": int, "lecture": float})
+    found["p Holm"] = holm(found[["p", "p unpaired"]].max(axis=1).tolist())
+    found["survives"] = found["p Holm"].lt(0.05).map({True: "yes", False: "no"})
+    return found
 
 
 def main():

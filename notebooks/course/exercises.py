@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import helpers
-from course import checking, models, torch_turns, turns, wavenet
+from course import checking, evidence_turns, models, torch_turns, turns, wavenet
 from course.checking import (
     call,
     case,
@@ -31,7 +31,8 @@ def progress():
     The checks leave an empty file in notebooks/output/right for every right answer.
     """
     found = {}
-    for name, function in sorted((vars(turns) | vars(torch_turns) | globals()).items()):
+    modules = vars(turns) | vars(torch_turns) | vars(evidence_turns)
+    for name, function in sorted((modules | globals()).items()):
         if name.startswith("check_"):
             found.setdefault(function.__doc__[:2], {})[name] = (checking.RIGHT / name).exists()
     rows = {number: (sum(checks.values()), len(checks), ", ".join(

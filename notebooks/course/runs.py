@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import helpers
-from course import fitting, memory, models, wavenet
+from course import fitting, memory, models, own, wavenet
 
 NAMES = "data/names.txt"
 COMMON = {"seed": 42, "words": NAMES, "copies": "kept", "test": False}
@@ -52,7 +52,7 @@ MODELS = {
     "transformer": ("names", FITTED | {"n_hidden": 64, "n_layers": 4, "n_head": 4,
                                        "dropout": 0.0}),
     "n-gram": ("names", COMMON | {"order": 5, "weight": 1.0}),
-}
+} | {name: (form, FITTED | settings) for name, (form, settings, _) in own.MODELS.items()}
 SIZES = ("block_size", "n_embd", "n_hidden", "n_skip", "n_layers", "n_head", "kernel_size", "group",
          "max_steps", "batch_size")
 OPTIONAL = {"steps": 1000, "budget": 45.0, "average": 0.99}    # None by default: an example
@@ -189,6 +189,8 @@ def build(c):
     windows = vocab_size, c.get("block_size"), c.get("n_embd"), c.get("n_hidden")
     layers = c.get("n_hidden"), c.get("n_layers")
     torch.manual_seed(c["seed"])
+    if c["model"] in own.MODELS:
+        return own.MODELS[c["model"]][2](vocab_size, c)
     match c["model"]:
         case "mlp":
             return _lecture_model(helpers.make_mlp(*windows, norm=NORMS[c["norm"]]), c)

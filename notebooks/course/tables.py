@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 from optuna.trial import TrialState
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_ind, ttest_rel
 
 from course import runs
 
@@ -27,12 +27,28 @@ def table(study):
     return made.reindex(columns=list(dict.fromkeys(columns)))
 
 
+def with_settings(rows):
+    """The rows, with a column for every setting of their configurations."""
+    settings = pd.DataFrame([runs.complete(json.loads(text)) for text in rows.config])
+    return rows.join(settings[settings.columns.difference(rows.columns)])
+
+
+def holm(p):
+    """Holm's corrected p-values of a list of p-values, in the order of the list."""
+    corrected, highest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
+        corrected[i] = highest
+    return corrected
+
+
 def paired(rows, by, base, value="val", pair="seed"):
     """Each group of `rows` against the group `base`, over the same seeds.
 
     A line for every value of the column `by`: the number of pairs, mean and standard deviation of
-    `value`; then the mean difference from `base`, its standard error, its 95% interval (Student's
-    t) and a verdict in words.
+    `value`; then the mean difference from `base`, its standard error, its 95% interval and p of
+    the pairs (Student's t), the p without pairs (Welch's test), and a verdict in words: "lower"
+    or "higher" only if both p are below 0.05.
     """
     if absent := [column for column in (by, value, pair) if column not in rows]:
         raise ValueError(f"there is no column {absent[0]!r}; there are {', '.join(map(str, rows))}")
@@ -50,8 +66,12 @@ def paired(rows, by, base, value="val", pair="seed"):
         lines[name] = {"pairs": len(wide), "mean": wide[name].mean(), "sd": wide[name].std()}
         if name != base:
             d = wide[name] - wide[base]
-            low, high = ttest_rel(wide[name], wide[base]).confidence_interval(0.95)
-            verdict = "lower" if high < 0 else "higher" if low > 0 else "cannot tell"
+            test = ttest_rel(wide[name], wide[base])
+            low, high = test.confidence_interval(0.95)
+            unpaired = ttest_ind(wide[name], wide[base], equal_var=False).pvalue
+            clear = max(test.pvalue, unpaired) < 0.05
             lines[name] |= {"difference": d.mean(), "se": d.std() / len(d) ** 0.5, "low": low,
-                            "high": high, "verdict": verdict}
+                            "high": high, "p": test.pvalue, "p unpaired": unpaired,
+                            "verdict": ("lower" if high < 0 else "higher") if clear
+                            else "cannot tell"}
     return pd.DataFrame.from_dict(lines, orient="index").fillna({"verdict": "the base"})
