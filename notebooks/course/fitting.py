@@ -57,7 +57,7 @@ def fit(model, batches, optimizer, max_steps, schedule=None, **options):
 
 @contextlib.contextmanager
 def watched(model, batches, max_steps, losses, schedule=None, *, average=None, every=1,
-            callback=None, progress=helpers.Progress):
+            callback=None, progress=helpers.Progress, threads=1):
     """Inside `with`, the first `max_steps` batches, for a loop that appends to `losses`.
 
     The model is in training mode. `progress` draws a bar; an interrupt ends the loop and keeps
@@ -86,7 +86,7 @@ def watched(model, batches, max_steps, losses, schedule=None, *, average=None, e
                 callback(len(losses))
 
     try:
-        with (helpers.mode(model, True), helpers.threads(1),
+        with (helpers.mode(model, True), helpers.threads(threads),
               progress(max_steps, losses) as bar):
             yield counted(bar)
         if losses and not math.isfinite(losses[-1]):

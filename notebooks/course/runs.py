@@ -48,7 +48,7 @@ MODELS = {
     "gru": ("names", FITTED | {"n_hidden": 256, "n_layers": 2, "dropout": 0.0}),
     "lstm": ("names", FITTED | {"n_hidden": 256, "n_layers": 2, "dropout": 0.0}),
     "memory": ("names", FITTED | {"n_hidden": 192, "n_layers": 4, "dropout": 0.0,
-                                  "embd_dropout": 0.0, "zoneout": 0.0}),
+                                  "embd_dropout": 0.0, "zoneout": 0.0, "threads": 1}),
     "transformer": ("names", FITTED | {"n_hidden": 64, "n_layers": 4, "n_head": 4,
                                        "dropout": 0.0}),
     "n-gram": ("names", COMMON | {"order": 5, "weight": 1.0}),
@@ -260,7 +260,8 @@ def train(model, c, report=None):
         optimizer, schedule = make_optimizer(model, c, steps)
         fitted = models.ByLength(model) if c["model"] == "memory" else model
         lossi = fitting.fit(fitted, batches(c), optimizer, steps, schedule=schedule,
-                            average=c.get("average"), **options)
+                            average=c.get("average"),
+                            threads=c.get("threads", 1), **options)
     if lossi and not math.isfinite(lossi[-1]):
         raise Diverged(f"the loss is {lossi[-1]} at step {len(lossi) - 1}; lower learning_rate")
     if len(lossi) < steps:
@@ -391,6 +392,6 @@ def measure(config, report=None, partial=False):
         "by_position": [None if math.isnan(p) else round(p, 5) for p in places],
         "config": key(c),
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "threads": 1,
+        "threads": c.get("threads", 1),
     }
     return row, model
