@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 import helpers
-from course import runs, tables
+from course import runs
 
 
 def quietly(config):
@@ -62,6 +62,8 @@ def collect(arms, base, file, workers=2, **values):
     `arms` is {label: settings}, `values` {setting: list}. The table has a column `arm`, and one
     for every setting.
     """
+    from course import tables       # takes a second, and the processes of run_all don't need it
+
     file, asked = Path(file), {}
     for (label, arm), *chosen in itertools.product(arms.items(), *values.values()):
         config = base | arm | dict(zip(values, chosen, strict=True))
