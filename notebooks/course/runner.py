@@ -62,7 +62,7 @@ def collect(arms, base, file, workers=2, **values):
     `arms` is {label: settings}, `values` {setting: list}. The table has a column `arm`, and one
     for every setting.
     """
-    from course import tables       # takes a second, and the processes of run_all don't need it
+    from course import tables  # takes a second, and the processes of run_all don't need it
 
     file, asked = Path(file), {}
     for (label, arm), *chosen in itertools.product(arms.items(), *values.values()):
