@@ -69,10 +69,10 @@ LEVELS = {1: (16, [1]), 2: (4, [1, 4]), 4: (2, [1, 2, 4, 8]), 8: (2, [1, 2, 1, 2
           15: (2, [1] * 15)}
 
 
-def stacks(shapes, **options):
+def stacks(shapes, n=5, **options):
     """WaveNets of about the same number of parameters, with (kernel_size, dilations) as given."""
     return seeds([sized({"model": "wavenet", "kernel_size": k, "dilations": d} | options)
-                  for k, d in shapes.values()])
+                  for k, d in shapes.values()], n)
 
 
 def context():
@@ -88,6 +88,11 @@ def text():
 def levels():
     """1 to 15 levels that all see 16 characters, on names, at equal parameters."""
     return stacks(LEVELS, epochs=6)
+
+
+def rates():
+    """The levels, and a context of 8, at three times the learning rate, with two seeds."""
+    return stacks({"context 8": CONTEXTS[8]} | LEVELS, 2, epochs=6, learning_rate=0.012)
 
 
 # The field: a search for each family, all with as many trials of as many seconds.
@@ -222,8 +227,8 @@ def recipe():
     return seeds([small | change for change in ({}, *RECIPE.values())], 3)
 
 
-STUDIES = {f.__name__: f for f in (claims, copies, context, text, levels, equal_time, carried,
-                                   longer, best, recipe)}
+STUDIES = {f.__name__: f for f in (claims, copies, context, text, levels, rates, equal_time,
+                                   carried, longer, best, recipe)}
 
 
 def record(name, where, workers=2):
@@ -288,7 +293,7 @@ def group_of(part, row):
     if part == "recipe":
         gone = [name for name in RECIPE if not row[name] > 0]
         return f"without {gone[0]}".replace("_", " ") if gone else "the whole recipe"
-    if part == "levels":
+    if part in ("levels", "rates"):
         return len(row["dilations"])
     if part in ("equal_time", "carried"):
         config = {k: v for k, v in json.loads(row["config"]).items() if k not in ("seed", "budget")}
