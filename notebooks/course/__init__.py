@@ -1,9 +1,9 @@
 """What is behind the notebooks, one module for each concern.
 
-plots and pictures draw, panels and playground add controls, exercises, turns and torch_turns check
-answers, expected has the published figures, fitting and wavenet train on whole words, sound reads
-and draws it, models has the other networks; runs, studies and evidence measure many of them, and
-speed measures time and memory.
+plots and pictures draw, panels and playground add controls, exercises and the modules with turns in
+their name check answers, expected has the published figures, fitting and wavenet train on whole
+words, sound reads and draws it, models and memory have the other networks, record the best of them,
+own is for yours; runs, runner, studies and evidence measure many, and speed measures time and memory.
 """
 
 import importlib.metadata
