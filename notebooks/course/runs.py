@@ -5,12 +5,14 @@ A configuration is a dict: a model of MODELS and the settings that differ from i
 is a dict of plain values with everything you need to measure it again.
 """
 
+import contextlib
 import difflib
 import functools
 import json
 import math
 import os
 import platform
+import subprocess
 import time
 from pathlib import Path
 
@@ -22,7 +24,7 @@ import helpers
 from course import fitting, memory, models, own, wavenet
 
 NAMES = "data/names.txt"
-COMMON = {"seed": 42, "words": NAMES, "copies": "kept", "test": False}
+COMMON = {"seed": 42, "words": NAMES, "pieces": 0, "copies": "kept", "test": False}
 LECTURE = COMMON | {
     "block_size": 8, "n_embd": 24, "n_hidden": 128, "max_steps": 200_000, "budget": None,
     "batch_size": 32, "learning_rate": 0.1, "schedule": "step", "norm": "fixed",
@@ -68,7 +70,8 @@ SCHEDULES = {
 KNOWN = {"copies": ("kept", "not in train", "none"), "norm": NORMS, "activation": ACTIVATIONS,
          "schedule": SCHEDULES}
 ROW = ["model", "seed", "steps", "parameters", "train", "val", "unseen", "copied", "test",
-       "seconds", "cpu", "by_position", "config", "versions", "threads"]
+       "seconds", "cpu", "by_position", "config", "versions", "threads", "learning_rate", "commit",
+       "processor"]
 
 
 class Diverged(ArithmeticError):
@@ -141,18 +144,18 @@ def _cached(function):
 
 
 @_cached
-def load_parts(words, copies):
-    """(stoi, parts): vocabulary and the three splits of a word list or of running text.
+def load_parts(words, pieces, copies):
+    """(stoi, parts): vocabulary and the three splits of a list of words.
 
-    `words` is a file of words, or "text" for the topics of Python's own help: each paragraph
-    once, in pieces of 256 characters, with '·' for '.'. With `copies` "not in train", train has no
-    word of val or test; with "none", the list of distinct words is split.
+    With `pieces` the file is running text, cut into pieces of so many characters, '·' for '.'. With
+    `copies` "not in train", train has no word of val or test; with "none", the list of distinct
+    words is split.
     """
-    if words == "text":
-        if copies != "kept":
-            raise ValueError(f"copies is {copies!r}; running text has only 'kept'")
-        return _text_parts()
-    everything = helpers.load_words(words)
+    if pieces:
+        text = (helpers.ROOT / words).read_text(encoding="utf-8").replace(".", "·")
+        everything = [text[i : i + pieces] for i in range(0, len(text), pieces)]
+    else:
+        everything = helpers.load_words(words)
     parts = helpers.split_words(list(dict.fromkeys(everything)) if copies == "none" else everything)
     if copies == "not in train":
         held_out = set(parts["val"]) | set(parts["test"])
@@ -160,19 +163,10 @@ def load_parts(words, copies):
     return helpers.build_vocab(everything)[0], parts
 
 
-def _text_parts():
-    from pydoc_data.topics import topics
-
-    paragraphs = "\n\n".join(topics[name] for name in sorted(topics)).split("\n\n")
-    text = "\n\n".join(dict.fromkeys(paragraphs)).replace(".", "·")   # topics share paragraphs
-    pieces = [text[i : i + 256] for i in range(0, len(text), 256)]
-    return helpers.build_vocab(pieces)[0], helpers.split_words(pieces)
-
-
 @_cached
-def tensors(words, copies, split, form, block_size):
+def tensors(words, pieces, copies, split, form, block_size):
     """(X, Y) of a split, as windows or as whole names."""
-    stoi, parts = load_parts(words, copies)
+    stoi, parts = load_parts(words, pieces, copies)
     if form == "windows":
         return helpers.build_dataset(parts[split], block_size, stoi)
     return wavenet.encode_names(parts[split], stoi)
@@ -180,12 +174,13 @@ def tensors(words, copies, split, form, block_size):
 
 def data(c, split):
     """(X, Y) of a split, "train", "val" or "test", in the form that the model takes."""
-    return tensors(c["words"], c["copies"], split, MODELS[c["model"]][0], c.get("block_size"))
+    return tensors(c["words"], c["pieces"], c["copies"], split, MODELS[c["model"]][0],
+                   c.get("block_size"))
 
 
 def build(c):
     """The untrained model of a configuration, drawn from its seed."""
-    vocab_size = len(load_parts(c["words"], c["copies"])[0])
+    vocab_size = len(load_parts(c["words"], c["pieces"], c["copies"])[0])
     windows = vocab_size, c.get("block_size"), c.get("n_embd"), c.get("n_hidden")
     layers = c.get("n_hidden"), c.get("n_layers")
     torch.manual_seed(c["seed"])
@@ -319,7 +314,7 @@ def position_losses(model, c, split):
 
     In quick mode only of the first 512 words. Raises Diverged when a loss is NaN or infinite.
     """
-    words = load_parts(c["words"], c["copies"])[1][split]
+    words = load_parts(c["words"], c["pieces"], c["copies"])[1][split]
     lengths = torch.tensor([len(w) + 1 for w in words[:helpers.capped(len(words), 512)]])
     X, Y = data(c, split)
     rows = len(lengths) if Y.ndim == 2 else lengths.sum()
@@ -350,7 +345,7 @@ def unseen_words(c, words):
     """(N,) bool: which words are not in train, copies kept; all of them for a list without any."""
     if c["copies"] == "none":
         return torch.ones(len(words), dtype=torch.bool)
-    known = set(load_parts(c["words"], "kept")[1]["train"])
+    known = set(load_parts(c["words"], c["pieces"], "kept")[1]["train"])
     return torch.tensor([w not in known for w in words])
 
 
@@ -373,15 +368,28 @@ def measure(config, report=None, partial=False):
         if not partial:
             raise
         lossi = stopped.lossi
-    seconds, cpu = time.perf_counter() - t0, time.process_time() - c0
+    return describe(model, c, lossi, time.perf_counter() - t0, time.process_time() - c0), model
+
+
+@functools.cache
+def commit():
+    """The project's commit, or None where there is no git."""
+    with contextlib.suppress(OSError):
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=helpers.ROOT,
+                              capture_output=True, text=True)
+        return done.stdout.strip() or None
+
+
+def describe(model, c, lossi, seconds, cpu):
+    """The row of a trained model; see measure."""
     val = position_losses(model, c, "val")
-    unseen = unseen_words(c, load_parts(c["words"], c["copies"])[1]["val"][:len(val)])
+    unseen = unseen_words(c, load_parts(c["words"], c["pieces"], c["copies"])[1]["val"][:len(val)])
     last = torch.arange(len(val)), (~val.isnan()).sum(1) - 1
     ends, letters = val[last], val.clone()
     letters[last] = torch.nan
     letters = F.pad(letters, (0, 10), value=torch.nan)[:, :10]
     places = [*letters.nanmean(0).tolist(), ends.mean().item()]
-    row = {
+    return {
         "model": c["model"], "seed": c["seed"], "steps": len(lossi),
         "parameters": sum(p.nelement() for p in model.parameters()),
         "train": loss(model, c, "train"), "val": val.nanmean().item(),
@@ -392,6 +400,7 @@ def measure(config, report=None, partial=False):
         "by_position": [None if math.isnan(p) else round(p, 5) for p in places],
         "config": key(c),
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "threads": c.get("threads", 1),
+        "threads": c.get("threads", 1), "learning_rate": c.get("learning_rate"),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "commit": commit(),
     }
-    return row, model
