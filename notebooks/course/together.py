@@ -2,8 +2,9 @@
 
     PYTHONPATH=notebooks python -m course.together "tree, fixed"
 
-in the project's folder adds the seeds 6 to 20 of a group to data/evidence.csv, and the losses of
-val's names to data/claims.npz. Every seed has the same weights and batches as when it is alone.
+in the project's folder adds the seeds from 6 on of one of evidence.LECTURES to data/evidence.csv,
+and the losses of val's names to data/claims.npz. Every seed has the same first weights and the same
+batches as when it is trained alone.
 """
 
 import sys
@@ -19,7 +20,6 @@ import helpers
 from course import evidence, files, runs, storage
 
 FILE = helpers.ROOT / "data" / "claims.npz"
-SEEDS = range(6, 21)
 
 
 def normalised(layer, h, gamma, beta, running):
@@ -94,13 +94,15 @@ def train(models, X, Y, seeds, max_steps, batch_size, learning_rate):
 
 
 def main(group):
-    """Measure a group of evidence.CLOSE and keep its rows and the losses of its names."""
-    configs = [runs.complete(evidence.CLOSE[group] | {"seed": seed}) for seed in SEEDS]
+    """Measure a group of evidence.LECTURES; keep its rows, and the losses of names (S, N)."""
+    config, n = evidence.LECTURES[group]
+    seeds = range(6, n + 1)
+    configs = [runs.complete(config | {"seed": seed}) for seed in seeds]
     models, t0, c0 = [runs.build(c) for c in configs], time.perf_counter(), time.process_time()
-    lossi = train(models, *runs.data(configs[0], "train"), SEEDS, **{
+    lossi = train(models, *runs.data(configs[0], "train"), seeds, **{
         name: configs[0][name] for name in ("max_steps", "batch_size", "learning_rate")})
     seconds, cpu = time.perf_counter() - t0, time.process_time() - c0
-    rows = [runs.describe(model, c, losses, seconds / len(SEEDS), cpu / len(SEEDS))
+    rows = [runs.describe(model, c, losses, seconds / len(seeds), cpu / len(seeds))
             for model, c, losses in zip(models, configs, lossi, strict=True)]
     evidence.keep("claims", pd.DataFrame(rows))
     names = torch.stack([runs.position_losses(model, c, "val").nansum(1)
@@ -108,7 +110,7 @@ def main(group):
     with storage.locked(FILE):
         known = dict(np.load(FILE)) if FILE.is_file() else {}
         files.write_whole(FILE, lambda part: np.savez_compressed(
-            part.open("wb"), **known | {group: names.numpy().astype(np.float16)}))
+            part, **known | {group: names.numpy().astype(np.float16)}))
 
 
 if __name__ == "__main__":
