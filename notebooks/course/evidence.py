@@ -323,8 +323,10 @@ def group_of(part, row):
     if part == "recipe":
         gone = [name for name in RECIPE if not row[name] > 0]
         return f"without {gone[0]}".replace("_", " ") if gone else "the whole recipe"
-    if part in ("levels", "rates"):
+    if part == "levels":
         return len(row["dilations"])
+    if part == "rates":
+        return runs.key(json.loads(row["config"]) | {"seed": 0})
     if part in ("equal_time", "carried"):
         config = {k: v for k, v in json.loads(row["config"]).items() if k not in ("seed", "budget")}
         return next(label for label, other in field().items() if other == config)
