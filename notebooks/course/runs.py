@@ -243,7 +243,7 @@ def train(model, c, report=None):
     else:
         steps = c["max_steps"]
     by_lecture = c.get("schedule") == "step"
-    steps = helpers.capped(steps) if by_lecture else helpers.capped(steps, 16)
+    steps = helpers.capped(steps) if by_lecture else helpers.capped(steps, 8)
     every = math.ceil(steps / 10)
     options = {"every": every, "callback": report and (
         lambda i: report(i // every, loss(model, c)))}
@@ -315,7 +315,7 @@ def position_losses(model, c, split):
     In quick mode only of the first 512 words. Raises Diverged when a loss is NaN or infinite.
     """
     words = load_parts(c["words"], c["pieces"], c["copies"])[1][split]
-    lengths = torch.tensor([len(w) + 1 for w in words[:helpers.capped(len(words), 512)]])
+    lengths = torch.tensor([len(w) + 1 for w in words[:helpers.capped(len(words), 256)]])
     X, Y = data(c, split)
     rows = len(lengths) if Y.ndim == 2 else lengths.sum()
     X, Y = X[:rows], Y[:rows]
