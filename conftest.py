@@ -79,11 +79,12 @@ def pytest_collection_modifyitems(config, items):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     """With --full a notebook must print its saved numbers; on another machine, losses near them."""
-    result = yield
     if not isinstance(item, IPyNbCell):
-        return result
-    # A training ends without an error when nbval interrupts it.
-    assert not item.parent.timed_out, "cut off by the time limit of a cell"
+        return (yield)
+    earlier = item.parent.timed_out
+    result = yield
+    # A training that nbval interrupts ends without an error.
+    assert item.parent.timed_out == earlier, "cut off by the time limit of a cell"
     if item.config.getoption("--full"):
         saved, found = item.cell.outputs, item.test_outputs
         if item.parent.nb.metadata.get("run_on") == machine():
