@@ -160,8 +160,8 @@ def global_names(code):
 
 
 @each_notebook
-def test_you_can_go_back_a_section_and_run_a_training_again(path):
-    """A training builds its model, and a name that other sections read is written in one section.
+def test_you_can_go_back_to_a_cell_and_run_a_training_again(path):
+    """What a cell reads is not written below it, nor in two sections; a training builds its model.
 
     In 01, whose parameters are global, the training begins with the same call as their section.
     """
@@ -173,9 +173,10 @@ def test_you_can_go_back_a_section_and_run_a_training_again(path):
             cells.append((section, cell, *global_names(compile(cell.source, cell.id, "exec"))))
     for i, (section, cell, assigned, used) in enumerate(cells):
         for name in used - assigned:
-            written, before = ([where for where, _, bound, _ in some if name in bound]
-                               for some in (cells, cells[:i]))
-            assert len(set(written)) < 2 or before[-1:] == [section], (cell.id, name)
+            above, below = ([where for where, _, written, _ in some if name in written]
+                            for some in (cells[:i], cells[i:]))
+            assert not (above and below), (cell.id, name)
+            assert len(set(above)) < 2 or above[-1] == section, (cell.id, name)
         trained = {ast.unparse(model) for node in ast.walk(ast.parse(cell.source))
                    if isinstance(node, ast.Call)
                    and re.search(r"\b(train|fit|train_names)$", ast.unparse(node.func))

@@ -79,6 +79,14 @@ def test_runs_with_other_values_and_words(path, which, run, words_file):
         assert type(layer) is namespace.get(type(layer).__name__, type(layer))
 
 
+@pytest.mark.parametrize("path", [
+    pytest.param(path, marks=[pytest.mark.full] * (path.name[:2] not in ("03", "06")), id=path.stem)
+    for path in PATHS])
+def test_every_cell_runs_again_after_a_full_run_the_last_first(path, run, words_file):
+    run(path, FEW | {"names_file": words_file(NAMES[::10])},
+        choose=lambda cells: [*cells, *cells[::-1]])
+
+
 # Values that make no sense, by the name of the hyperparameter, and what the reader is told.
 IMPOSSIBLE = {
     "learning_rate": [(0, "learning_rate is 0; expected a positive number"),
