@@ -229,7 +229,7 @@ def test_pytest_runs_in_notebooks_and_leaves_those_of_a_reader_alone(tmp_path):
     (startup / "mine.py").write_text("import builtins\nbuiltins.print = None\n")
     (long := tmp_path / ("t" * 90)).mkdir()
     said = pytest_in(project / "notebooks", ".", "../tests/test_notebooks.py", "-n0", "-k",
-                     "test_notebooks or Untitled or Copy1 or 00_start_here",
+                     "saved or readme or ruff or Untitled or 03_flatten",
                      TMPDIR=str(long), IPYTHONDIR=str(tmp_path))
     assert re.search(r"^\d+ passed, \d+ skipped, \d+ deselected", said, re.M), said
     assert "form is not tested: 05_scaling_up.ipynb\n" in said
