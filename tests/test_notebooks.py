@@ -70,7 +70,7 @@ def test_was_saved_after_a_full_run_from_the_top(path):
             assert save.WIDGET not in output.get("data", {}), cell.id
             if "image/png" in output.get("data", {}):
                 assert len(cell.metadata["mystnb"]["image"]["alt"]) >= 30, cell.id
-        assert not re.search("quick mode|not run yet|Not held", output_text(cell)), cell.id
+        assert not re.search("quick mode|not run yet|Not held|Stopped", output_text(cell)), cell.id
 
 
 TIMES = re.compile(r"steps/s|seconds|a second|\b\d+(\.\d+)? s\b|[mµ]s\b|\bMB\b")
