@@ -1,8 +1,11 @@
 """pytest, for the tests and the notebooks: quick by default, `--full` to train for real."""
 
+import contextlib
 import functools
 import os
 import signal
+import socket
+import sys
 import tempfile
 import uuid
 
@@ -12,7 +15,17 @@ import pytest
 from jupyter_client.manager import KernelManager
 from nbval.plugin import IPyNbCell
 
-from save import losses, machine, repeatable
+from save import (
+    PATHS,
+    ROOT,
+    code_cells,
+    edited,
+    losses,
+    machine,
+    parameters,
+    repeatable,
+    with_parameters,
+)
 
 
 def pytest_addoption(parser):
@@ -22,13 +35,15 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     # The kernels and the other processes inherit this environment.
     os.environ["MAKEMORE_QUICK"] = "0" if config.getoption("--full") else "1"
-    os.environ |= {"OMP_NUM_THREADS": "1", "STUDY_GRACE": "4"}
+    # The path of a socket has at most 104 characters, so its folder isn't in a TMPDIR of yours.
+    folder = tempfile.TemporaryDirectory(dir="/tmp" if os.name == "posix" else None)
+    config.add_cleanup(folder.cleanup)
+    # With an IPYTHONDIR of their own, kernels do not run the startup files of your profile.
+    os.environ |= {"OMP_NUM_THREADS": "1", "STUDY_GRACE": "4", "IPYTHONDIR": folder.name}
     matplotlib.use("agg")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:    # a shell does this in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.name == "posix":
-        folder = tempfile.TemporaryDirectory(prefix="kernels-")
-        config.add_cleanup(folder.cleanup)
         nbval.kernel.KernelManager = functools.partial(kernel_manager, folder.name)
 
 
@@ -39,6 +54,14 @@ def kernel_manager(folder, **options):
     process takes one in the meantime, the kernel dies at its start.
     """
     return KernelManager(transport="ipc", ip=f"{folder}/{uuid.uuid4().hex[:8]}", **options)
+
+
+COURSE = {path.name for path in PATHS}
+
+
+def pytest_ignore_collect(collection_path):
+    """Leave out notebooks of your own, unless you name them."""
+    return (collection_path.suffix == ".ipynb" and collection_path.name not in COURSE) or None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -56,8 +79,13 @@ def pytest_collection_modifyitems(config, items):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     """With --full a notebook must print its saved numbers; on another machine, losses near them."""
+    if not isinstance(item, IPyNbCell):
+        return (yield)
+    earlier = item.parent.timed_out
     result = yield
-    if item.config.getoption("--full") and isinstance(item, IPyNbCell):
+    # A training that nbval interrupts ends without an error.
+    assert item.parent.timed_out == earlier, "cut off by the time limit of a cell"
+    if item.config.getoption("--full"):
         saved, found = item.cell.outputs, item.test_outputs
         if item.parent.nb.metadata.get("run_on") == machine():
             assert repeatable(item.cell, found) == repeatable(item.cell, saved), (
@@ -70,3 +98,71 @@ def pytest_runtest_call(item):
 def pytest_terminal_summary(terminalreporter, config):
     if config.getoption("--full"):
         terminalreporter.write_line(f"compared to the last digit: notebooks saved on {machine()}")
+    own = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")} - COURSE
+    for why, names in (("changed since the last commit, so its form is not tested", edited()),
+                       ("not in the README, so not run", own)):
+        if names:
+            terminalreporter.write_line(f"{why}: {', '.join(sorted(names))}")
+
+
+@pytest.fixture
+def words_file(tmp_path):
+    """A function that writes words to a file, one a line, and returns its path."""
+    file = tmp_path / "words.txt"
+    return lambda words: file.write_text("\n".join(words), encoding="utf-8") and str(file)
+
+
+@pytest.fixture
+def only_this_computer(monkeypatch):
+    """Fails a test that contacts another computer or moves something to a GPU.
+
+    The machine claims to have a GPU.
+    """
+    import torch
+
+    def here(original, host_of):
+        def function(*args, **kwargs):
+            if (host := host_of(*args)) not in (None, "", "localhost", "127.0.0.1", "::1"):
+                pytest.fail(f"the notebook contacts {host!r}")
+            return original(*args, **kwargs)
+        return function
+
+    monkeypatch.setattr(socket, "getaddrinfo", here(socket.getaddrinfo, lambda host, *_: host))
+    monkeypatch.setattr(socket.socket, "connect", here(
+        socket.socket.connect, lambda self, to: to[0] if isinstance(to, tuple) else None))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: pytest.fail("the notebook uses the GPU"))
+    # In torch's build for GPUs every optimiser asks whether one is recording.
+    monkeypatch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check",
+                        lambda self: None)
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, only_this_computer):
+    """A function that runs a notebook with other hyperparameters, quickly and in this process.
+
+    It returns the notebook's namespace and its code cells. Names that are no hyperparameters of
+    this notebook are ignored. Each cell runs inside the context `around(cell)`; `choose(cells)`
+    returns the cells to run.
+    """
+    import matplotlib.pyplot as plt
+
+    import helpers
+
+    def run(path, changes, around=lambda cell: contextlib.nullcontext(), choose=list):
+        monkeypatch.chdir(path.parent)
+        monkeypatch.setattr(sys, "path", sys.path[:])
+        monkeypatch.setattr(helpers, "QUICK", True)
+        monkeypatch.setattr(helpers, "OUTPUT", tmp_path / "output")
+        known = parameters(path)
+        cells = code_cells(with_parameters(path, {k: v for k, v in changes.items() if k in known}))
+        namespace = {"__name__": "__main__"}
+        for cell in choose(cells):
+            with around(cell):
+                exec(compile(cell.source, f"{path.name}:{cell.id}", "exec"), namespace)
+        assert not (tmp_path / "output").exists(), "a run with other values was kept as a result"
+        return namespace, cells
+
+    yield run
+    plt.close("all")

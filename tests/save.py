@@ -7,6 +7,7 @@ also draws the README's picture."""
 
 import ast
 import base64
+import functools
 import io
 import os
 import platform
@@ -20,7 +21,8 @@ import nbformat
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PATHS = [ROOT / path for path in re.findall(r"\((notebooks/\d\d_\w+\.ipynb)\)", README)]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LOSSES = re.compile(r"\b(?:train|val|test) \d\.\d{6}\b")
 NUMBERS = re.compile(r"\d\.\d{3,}(?![\de])")
@@ -44,6 +46,15 @@ def hidden(cell):
 def output_text(cell):
     """Everything the cell printed or showed as plain text."""
     return "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs)
+
+
+@functools.cache
+def edited():
+    """The names of the notebooks that are no longer as committed: a reader's own by now."""
+    git = shutil.which("git")
+    found = git and subprocess.run([git, "diff", "--name-only", "HEAD", "--", "*.ipynb"], cwd=ROOT,
+                                   capture_output=True, text=True, check=False).stdout
+    return {Path(line).name for line in (found or "").splitlines()}
 
 
 def parameters(path):

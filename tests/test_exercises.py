@@ -1,14 +1,12 @@
 """The exercises: what the checks say to the stub, the solution and typical wrong answers."""
 
-import dis
 import itertools
 import re
-import types
 
-import nbformat
 import pytest
 
 import helpers
+import test_notebooks
 from course import checking, exercises
 from save import PATHS, code_cells
 
@@ -294,21 +292,12 @@ def draw_names(probs, n):
 }
 
 
-def global_names(code):
-    """(assigned, used): the global names of a code object."""
-    done = [(i.opname, i.argval) for i in dis.get_instructions(code)]
-    used = {name for action, name in done if action in ("LOAD_NAME", "LOAD_GLOBAL")}
-    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
-    return ({name for action, name in done if action in ("STORE_NAME", "STORE_GLOBAL")},
-            used.union(*(global_names(const)[1] for const in inner)))
-
-
 def needed(cells, answers):
     """The cells that define what the exercises and their answers use, directly or not."""
     missing, chosen = set(), []
     for cell in reversed(cells):
         texts = [cell.source, *answers.get(cell.id, ())]
-        names = [global_names(compile(text, cell.id, "exec")) for text in texts]
+        names = [test_notebooks.global_names(compile(text, cell.id, "exec")) for text in texts]
         assigned = names[0][0]
         if cell.id in answers or assigned & missing:
             missing = (missing - assigned).union(*(used for _, used in names))
@@ -319,7 +308,7 @@ def needed(cells, answers):
 
 def read(path):
     """(code cells, {id of an exercise's cell: its solution})."""
-    nb = nbformat.read(path, as_version=4)
+    nb = test_notebooks.read(path)
     solutions = {cell.id: re.search(r"<summary>Solution</summary>\n\n```python\n(.*?)```",
                                     below.source, re.S)[1]
                  for cell, below in itertools.pairwise(nb.cells) if CALL.search(cell.source)}
@@ -376,7 +365,7 @@ TITLE = re.compile(
 def test_exercises_have_their_form():
     from_the_notes, coding = set(), set()
     for path in PATHS[1:]:
-        cells = nbformat.read(path, as_version=4).cells
+        cells = test_notebooks.read(path).cells
         whole = "\n\n".join(f"<<{c.id}>>" if CALL.search(c.source) else c.source for c in cells)
         text = whole.partition("\n## Exercises\n")[2]
         from_the_notes |= set(re.findall(r"^\*.*?(\w+ \d) of the lecture's notes\*$", whole, re.M))

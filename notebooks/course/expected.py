@@ -68,7 +68,7 @@ def performance_log(stage, words, config, parameters, train_loss, val_loss, seco
         assert n_params == count, f"{n_params} parameters, expected {count}"
         assert low <= val_loss <= high, (
             f"val {val_loss:.4f} is outside {low} to {high}. Check the versions (notebook 00), the "
-            "word list (its checksum is in data/README.md), and that no cell was run twice.")
+            "word list (its checksum is in data/README.md), and run all cells from the top.")
         save_json(log_file(number), row | {"names": names, "curve": thin_curve(losses)})
     row[LECTURE] = "{:.3f} / {:.3f}".format(*lecture)
     return _log(f"{number:02d} {stage}", row, number)
