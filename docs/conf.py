@@ -16,6 +16,7 @@ extensions = ["myst_nb"]
 exclude_patterns = ["_build", "figures", "names", "requirements.txt"]
 myst_heading_anchors = 2                    # notebooks link to a heading by its text: #Exercises
 myst_heading_slug_func = "builtins.str"
+highlight_language = "none"
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}                       # the panels are saved as pictures
 nb_merge_streams = True
