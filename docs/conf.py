@@ -13,7 +13,7 @@ for path in (DOCS.parent / "notebooks").glob("*.ipynb"):
 
 project = html_title = "Building a WaveNet, by hand"
 extensions = ["myst_nb"]
-exclude_patterns = ["_build", "figures", "names", "requirements.txt"]
+exclude_patterns = ["_build", "names", "requirements.txt"]
 myst_heading_anchors = 2                    # notebooks link to a heading by its text: #Exercises
 myst_heading_slug_func = "builtins.str"
 highlight_language = "none"
@@ -53,14 +53,13 @@ def hide_answers(app, page, source):
         source[0] = json.dumps(nb)
 
 
-def copy_pages(app, exception):
-    """Copy what needs no building."""
-    for folder in ("names", "figures"):
-        if exception is None and (DOCS / folder).is_dir():
-            shutil.copytree(DOCS / folder, app.outdir / folder, dirs_exist_ok=True)
+def copy_names(app, exception):
+    """Copy the page that makes names: it needs no building."""
+    if exception is None:
+        shutil.copytree(DOCS / "names", app.outdir / "names", dirs_exist_ok=True)
 
 
 def setup(app):
     """Called by Sphinx."""
     app.connect("source-read", hide_answers)
-    app.connect("build-finished", copy_pages)
+    app.connect("build-finished", copy_names)
