@@ -101,7 +101,8 @@ def by_rate(part):
     rows["arm"] = [arms.get(runs.key({k: v for k, v in json.loads(text).items()
                                       if k not in ("seed", "learning_rate")}))
                    for text in rows.config]
-    return rows.pivot_table(index="arm", columns="learning_rate", values="val")
+    rows = rows.dropna(subset="arm").astype({"arm": int})
+    return rows.pivot(index="arm", columns="learning_rate", values="val")
 
 
 def tuned(part):
