@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import helpers
-from course import evidence, record, runs, studies, together, wavenet
+from course import evidence, record, runs, studies, wavenet
 
 # Every model, small enough to train within a blink.
 SMALL = {
@@ -164,17 +164,6 @@ def test_recorded_rows_are_whole(part):
             assert 0.7 < row["cpu"] / c["budget"] < 1.4
         assert row["steps"] == c.get("max_steps", row["steps"]) or c["budget"]
         assert row["parameters"] == sum(p.nelement() for p in runs.build(c).parameters())
-
-
-@pytest.mark.parametrize("group", ["flat, 3 letters", "tree, bug", "tree, fixed"])
-def test_seeds_that_train_together_are_as_if_alone(group, small):
-    config = evidence.LECTURES[group][0] | {"n_embd": 4, "n_hidden": 8}
-    configs = [small(**config, seed=seed, max_steps=30) for seed in (1, 2)]
-    models = [runs.build(c) for c in configs]
-    together.train(models, *runs.data(configs[0], "train"), (1, 2), 30, 32, 0.1)
-    for c, model in zip(configs, models, strict=True):
-        row = runs.describe(model, c, [], 0, 0)
-        assert row["train"] == pytest.approx(runs.measure(c)[0]["train"], abs=1e-4)
 
 
 def test_the_kept_net_gives_what_was_recorded(small, tmp_path, monkeypatch):
