@@ -56,21 +56,24 @@ def test_the_names_and_their_split_are_those_of_the_course(words):
 
 @pytest.mark.parametrize(("content", "found"), [
     (b"ada\neve", ["ada", "eve"]), (b"\xef\xbb\xbfada\r\n\r\n  eve \r\n", ["ada", "eve"]),
-    ("Zoë\n小明".encode(), ["Zoë", "小明"]),
-    (b"a.b", "remove the '.' from 'a.b'"), (b"\xff\xfea", "not UTF-8")])
-def test_files_of_many_kinds_are_read_or_refused(content, found, tmp_path):
+    ("Zoë\n小明".encode(), ["Zoë", "小明"]), (b"x\nAda,F,9\nEve,F,8", ["x", "Ada,F,9", "Eve,F,8"]),
+    (b"a.b", "remove the '.' from 'a.b'"), (b"\xff\xfea", "not UTF-8"), (b"a\0", "not UTF-8")])
+def test_files_of_many_kinds_are_read_or_refused(content, found, tmp_path, capsys):
     (tmp_path / "words.txt").write_bytes(content)
     refused = isinstance(found, str)
     with pytest.raises(ValueError, match=found) if refused else contextlib.nullcontext():
         assert helpers.load_words(tmp_path / "words.txt") == found
+    assert ("'Ada,F,9' is one line" in capsys.readouterr().out) == (b"," in content)
 
 
 def test_a_relative_path_counts_from_here_and_then_from_the_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path.replace("~", str(tmp_path)))
     assert len(helpers.load_words("data/names.txt")) == 32_257
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "names.txt").write_text("mine")
-    assert helpers.load_words("data/names.txt") == ["mine"]
+    for path in ("data/names.txt", "~/data/names.txt"):
+        assert helpers.load_words(path) == ["mine"]
     with pytest.raises(FileNotFoundError, match=r"nothing\.txt: no such file"):
         helpers.load_words("nothing.txt")
 
