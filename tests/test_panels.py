@@ -125,6 +125,12 @@ def test_a_run_that_flew_off_is_named():
     assert title == "A wrong learning rate costs SGD up to 0.60 nats, Adam up to 0.10"
 
 
+def test_a_long_word_is_cut_and_the_title_says_so():
+    figure = plots.draw_surprise(wavenet.WaveNet(27, 8, 12, [1, 2]), STOI, "emma" * 400)
+    assert figure.get_figwidth() < 30
+    assert "over the first 30" in figure.axes[0].get_title("left")
+
+
 @pytest.mark.parametrize(("bricks", "said"), [
     ([("Embedding", 27, 5), ("Flatten",), ("Linear", 40, 27)], "It fits"),
     ([("Linear", 40, 27)], "put an Embedding first"),

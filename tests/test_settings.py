@@ -33,8 +33,8 @@ SMALL = dict.fromkeys(
      "pair_steps", "race_steps", "epochs", "short_epochs", "pair_epochs", "tree_epochs",
      "stack_epochs", "workers", "sampled_names"], 1) | {
     "block_size": 2, "batch_size": 2, "pair_seeds": 2, "dilations": [1], "learning_rate": 1e-6}
-SCRIPTS = 3 * ["ca$$h", "a_$b^$", "Анна", "мария", "Пётр", "Zoë", "João", "Łukasz", "señor", "ß",
-               "e\u0301mile", "李小龙", "علي"]
+SCRIPTS = 3 * ["$$", "a_$b^$", "Анна", "мария", "Пётр", "Zoë", "João", "Łukasz", "señor",
+               "groß", "e\u0301mile", "李小龙", "علي"]
 SETTINGS = {
     "all small, other scripts": SMALL | {"names_file": SCRIPTS},
     "all large": FEW | {"block_size": 32, "long_block_size": 32, "n_embd": 64, "n_hidden": 256,
