@@ -56,20 +56,23 @@ def check(**hyperparameters):
 
 
 # --------------------------------------------------------------------------------------------- data
+def find_file(name, kind="a text file of words"):
+    """The path of a file; a relative one counts from here, or else from ROOT."""
+    if found := [p for p in (Path(name).expanduser(), ROOT / name) if p.is_file()]:
+        return found[0]
+    raise FileNotFoundError(f"{name}: no such file; expected {kind}")
+
+
 def load_words(names_file="data/names.txt"):
-    """The words of a UTF-8 text file, one a line; its path counts from here, or else from ROOT."""
-    path = next((p for p in (Path(names_file), ROOT / names_file) if p.is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"{names_file}: no such file; expected a text file of words")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{names_file}: not UTF-8 ({error.reason} at byte {error.start}); save it "
-                         "with UTF-8 encoding") from None
-    words = [word for line in lines if (word := line.strip())]
+    """The words of a UTF-8 text file, one a line. Prints the first that looks like a table's."""
+    text = find_file(names_file).read_text(encoding="utf-8-sig", errors="replace")
+    if {"\ufffd", "\0"} & set(text):
+        raise ValueError(f"{names_file}: not UTF-8; save it with UTF-8 encoding")
+    words = [word for line in text.split("\n") if (word := line.strip())]
+    if odd := [word for word in words if set('<>{},;"\t') & set(word)]:
+        print(f"{names_file}: {odd[0][:60]!r} is one line, so it counts as one word")
     if dotted := [word for word in words if "." in word]:
-        raise ValueError(f"{names_file}: remove the '.' from {dotted[0]!r}; it marks the start and "
-                         "the end of a word")
+        raise ValueError(f"{names_file}: remove the '.' from {dotted[0]!r}; it marks a word's ends")
     return words
 
 
@@ -248,8 +251,7 @@ def tree_levels(block_size, n=2):
     check(block_size=block_size, group_size=n)
     depth = max(1, round(math.log(block_size, n)))
     if n**depth != block_size:
-        raise ValueError(f"block_size {block_size} is not a power of {n}; groups of {n} need "
-                         f"{n}, {n**2}, {n**3} or {n**4}")
+        raise ValueError(f"block_size {block_size} is not a power of {n}; try {n**2} or {n**3}")
     return [n**k for k in range(depth, -1, -1)]
 
 
@@ -311,11 +313,9 @@ class Progress(tqdm):
 
     def __init__(self, total, losses, unit=" steps", **kwargs):
         self.losses, self.handle = losses, None
-        if get_ipython() is not None:
-            kwargs["file"] = io.StringIO()
-        kwargs["bar_format"] = ("{percentage:3.0f}% |{bar:20}| {n_fmt} of {total_fmt}{unit}, "
-                                "{rate_fmt}, {elapsed} gone, {remaining} left")
-        super().__init__(total=total, unit=unit, mininterval=0.5, ascii=" .:#", **kwargs)
+        super().__init__(total=total, unit=unit, mininterval=0.5, ascii=" .:#", bar_format=(
+            "{percentage:3.0f}% |{bar:20}| {n_fmt} of {total_fmt}{unit}, {rate_fmt}, "
+            "{elapsed} gone, {remaining} left"), file=get_ipython() and io.StringIO(), **kwargs)
 
     def display(self, msg=None, pos=None):
         text = str(self) if msg is None else msg

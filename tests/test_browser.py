@@ -182,11 +182,12 @@ class Panel:
 
 @contextlib.contextmanager
 def served(module, home):
-    """A server for a copy of the course that knows nothing of the user's settings."""
+    """A server for a copy of the course, in the home of a user with a folder of notebooks."""
     root = copied(home / "course")
     (home / "config" / "labconfig").mkdir(parents=True)
     (home / "config" / "labconfig" / "default_setting_overrides.json").write_text(
         json.dumps(SETTINGS), encoding="utf-8")
+    (home / "config" / "jupyter_server_config.py").write_text("c.ServerApp.root_dir = '/'")
     token = secrets.token_hex()
     env = os.environ | {
         "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_DATA_DIR": str(home / "data"),
@@ -194,7 +195,7 @@ def served(module, home):
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTER_TOKEN": token,
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "MAKEMORE_QUICK": "1"}
     command = [sys.executable, "-m", module, "--no-browser", "--allow-root", "--ip=127.0.0.1",
-               "--port=0", f"--ServerApp.root_dir={root}", "--LabApp.extension_manager=readonly",
+               "--port=0", "--ServerApp.root_dir=.", "--LabApp.extension_manager=readonly",
                "--expose-app-in-browser",
                # A kernel whose page is closed would keep its memory.
                "--MappingKernelManager.cull_idle_timeout=30",

@@ -3,6 +3,7 @@
 import re
 
 import ipywidgets
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,9 +93,11 @@ def test_a_letter_that_is_not_in_the_list_is_named(name):
     assert "'7'" in panel.children[1].children[0].value.replace("&#x27;", "'")
 
 
-def test_an_error_of_any_kind_is_shown():
-    panel = panels.panel(lambda n: 1 / n, n=ipywidgets.IntSlider(0))
-    assert "ZeroDivisionError" in shown(panel)[0]
+@pytest.mark.parametrize(("draw", "said"), [
+    (lambda n: 1 / n, "ZeroDivisionError"),
+    (lambda n: plt.Figure().suptitle(r"$\x$").figure, "Unknown symbol")])   # found as it is drawn
+def test_an_error_of_any_kind_is_shown(draw, said):
+    assert said in shown(panels.panel(draw, n=ipywidgets.IntSlider(0)))[0]
 
 
 def test_a_panel_leaves_the_model_as_it_was():
@@ -120,6 +123,12 @@ def test_a_run_that_flew_off_is_named():
             "Adam": pd.DataFrame({1: [2.0, 2.1], 2: [2.0, np.nan]}, [0.1, 1.0])}
     title = "".join(map(plots.draw_rates(vals).axes[0].get_title, ("left", "center")))
     assert title == "A wrong learning rate costs SGD up to 0.60 nats, Adam up to 0.10"
+
+
+def test_a_long_word_is_cut_and_the_title_says_so():
+    figure = plots.draw_surprise(wavenet.WaveNet(27, 8, 12, [1, 2]), STOI, "emma" * 400)
+    assert figure.get_figwidth() < 30
+    assert "over the first 30" in figure.axes[0].get_title("left")
 
 
 @pytest.mark.parametrize(("bricks", "said"), [

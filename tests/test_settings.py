@@ -15,6 +15,7 @@ import string
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import torch
@@ -31,8 +32,8 @@ SMALL = dict.fromkeys(
      "pair_steps", "race_steps", "epochs", "short_epochs", "pair_epochs", "tree_epochs",
      "stack_epochs", "workers", "sampled_names"], 1) | {
     "block_size": 2, "batch_size": 2, "pair_seeds": 2, "dilations": [1], "learning_rate": 1e-6}
-SCRIPTS = 3 * ["Анна", "мария", "Пётр", "Zoë", "João", "Émile", "Łukasz", "Øyvind", "señor", "ß",
-               "e\u0301mile", "李小龙", "علي"]
+SCRIPTS = 3 * ["$$", "a_$b^$", "Анна", "мария", "Пётр", "Zoë", "João", "Łukasz", "señor",
+               "groß", "e\u0301mile", "李小龙", "علي"]
 SETTINGS = {
     "all small, other scripts": SMALL | {"names_file": SCRIPTS},
     "all large": FEW | {"block_size": 32, "long_block_size": 32, "n_embd": 64, "n_hidden": 256,
@@ -51,7 +52,9 @@ SETTINGS = {
     "other recipes, words of one letter": FEW | {
         "recipe": {"05": "fast"}, "learning_rate": 0.005, "run_lecture": False,
         "names_file": list(string.ascii_lowercase)},
-    "one letter, one word": FEW | {"names_file": ["a"] * 20, "seed": 7},
+    "one letter, one word, float64": FEW | {"names_file": ["a"] * 20, "seed": 7},
+    "300 signs": FEW | {"names_file": [chr(0x4E00 + i % 300) + chr(0x4E00 + 7 * i % 300)
+                                       for i in range(600)]},
     "words of 200 letters": FEW | {"names_file": [
         "".join(random.Random(i).choices(string.ascii_lowercase, k=200)) for i in range(30)]},
 }
@@ -72,9 +75,16 @@ def sensible(path, setting):
     pytest.param(path, which, id=f"{which}-{path.stem}",
                  marks=[pytest.mark.full] * (i > 0 or path.name[:2] not in QUICKLY))
     for i, which in enumerate(SETTINGS) for path in PATHS[::-1]])
-def test_runs_with_other_values_and_words(path, which, run, words_file):
+def test_runs_with_other_values_and_words(path, which, run, words_file, monkeypatch, request):
     setting = sensible(path, SETTINGS[which])
-    namespace, _ = run(path, setting | {"names_file": words_file(setting["names_file"])})
+    if "float64" in which:
+        torch.set_default_dtype(torch.float64)
+        request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
+    with monkeypatch.context() as patch:
+        patch.setattr(plt, "close", lambda *_: None)  # so that every figure is there to be drawn
+        namespace, _ = run(path, setting | {"names_file": words_file(setting["names_file"])})
+    for number in plt.get_fignums():
+        plt.figure(number).canvas.draw()
     for layer in helpers.modules(namespace.get("model")):      # what you edit is what is trained
         assert type(layer) is namespace.get(type(layer).__name__, type(layer))
 
@@ -97,8 +107,7 @@ IMPOSSIBLE = {
                   ([1, 0], r"is \[1, 0\]"), (4, "dilations is 4")],
     "recipe": [("slow", "recipe is 'slow'"), ("fast", "'fast'")],
     "seed": [(10**9 + 1, "is 1000000001"), (-1, "seed is -1; expected"), ("a", "seed is 'a'")],
-    "names_file": [("nowhere.txt", "nowhere.txt: no such file"),
-                   (NAMES[:1], "1 words .* at least 10"), (NAMES[:3], "3 words .* at least 10")],
+    "names_file": [("no.txt", "no.txt: no such file"), (NAMES[:9], "9 words .* at least 10")],
     "wav_file": [("no.wav", "no.wav: no such file; expected a WAV file")],
     "storage": [],                             # the study says so itself: test_studies.py
     "run_lecture": [("no", "run_lecture is 'no'; expected True or False")],
@@ -178,7 +187,7 @@ def files(folder):
 @pytest.mark.parametrize("how", ["started in the project's folder", "read-only"])
 @pytest.mark.parametrize("name", [path.name for path in PATHS])
 def test_runs_in_a_folder_and_writes_only_its_output(name, how, tmp_path):
-    """In a kernel, quickly, for a user without a screen."""
+    """In a kernel, quickly, for a user without a screen who has set matplotlib up for scripts."""
     project = copied(tmp_path / "mes études, été 2026")
     nb = nbformat.read(project / "notebooks" / name, as_version=4)
     before, options = files(project), {}
@@ -189,10 +198,15 @@ def test_runs_in_a_folder_and_writes_only_its_output(name, how, tmp_path):
             drop, override = 24, 1           # root may write anywhere until it gives up this right
             options["preexec_fn"] = lambda: ctypes.CDLL(None).prctl(drop, override)
     (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "matplotlibrc").write_text("text.usetex: True")
     env = {k: v for k, v in os.environ.items()
-           if k not in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "PYTHONPATH")}
-    env |= {"MAKEMORE_QUICK": "1", "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path / "home")}
-    executed(nb, project if how.startswith("started") else project / "notebooks", env, **options)
+           if k not in ("DISPLAY", "WAYLAND_DISPLAY", "PYTHONPATH")}
+    env |= {"MAKEMORE_QUICK": "1", "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path / "home"),
+            "MPLBACKEND": "agg", "MATPLOTLIBRC": str(tmp_path / "home"), "PYTHONSAFEPATH": "1"}
+    run = executed(nb, project if how.startswith("started") else project / "notebooks", env,
+                   **options)
+    assert [cell.id for cell in run.cells if "image/png" in str(cell.get("outputs"))] == [
+        cell.id for cell in nb.cells if "image/png" in str(cell.get("outputs"))]
     changed = [path for path, content in files(project).items() if before.get(path) != content]
     assert all(path.is_relative_to(project / "notebooks" / "output") for path in changed), changed
     assert how != "read-only" or not changed

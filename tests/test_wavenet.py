@@ -181,9 +181,6 @@ def test_averaged_weights_get_their_own_statistics():
     (lambda net, fit: fitting.position_loss(torch.zeros(2, 3, 27), torch.zeros(2, 4).long()),
      "one prediction for each target"),
     (lambda net, fit: wavenet.generate(net, ITOS, prefix="a7"), "'7' is not in the vocabulary"),
-    (lambda net, fit: wavenet.generate(net, ITOS, prefix="abc", max_length=3), "fewer than 3"),
-    (lambda net, fit: wavenet.generate(net.apply(
-        lambda m: [p.data.fill_(float("nan")) for p in m.parameters()]), ITOS), "NaN or infinite"),
     (lambda net, fit: models.NGram(27, 2)(torch.zeros(1, 3).long()), "this NGram has no counts")])
 def test_what_cannot_be_used_is_refused(attempt, said, net):
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
@@ -272,8 +269,6 @@ def test_a_wav_file_is_read_or_refused(tmp_path):
             assert np.abs(np.fft.rfft(wave)).argmax() == 440 * 5
     turned = np.r_[wave[:8_000], -wave[8_000:]]
     assert sound.in_phase(wave, turned, 8_000) == pytest.approx(1000, abs=15)
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        sound.read_wav(tmp_path / "none.wav", 8_000, 20)
 
 
 def test_a_memory_is_the_weighted_sum_of_what_came_before():

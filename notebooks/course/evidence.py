@@ -14,8 +14,6 @@ import json
 import optuna
 import pandas as pd
 from optuna.distributions import FloatDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 import helpers
 from course import files, runs, storage, studies
@@ -156,7 +154,7 @@ def keep_search(family, where, file=SEARCHES):
     source = storage.open_storage(where)
 
     def write(part):
-        old, new = (JournalStorage(JournalFileBackend(str(path))) for path in (file, part))
+        old, new = map(storage.open_journal, (file, part))
         for name in sorted({*optuna.get_all_study_names(old), family}):
             optuna.copy_study(from_study_name=name, to_storage=new,
                               from_storage=source if name == family else old)
@@ -169,8 +167,7 @@ def searched(family, file=SEARCHES):
     """The kept search of a family, an Optuna study. Raises ValueError where there is none."""
     if not file.is_file():
         raise ValueError(f"{file.name} is missing; make it with the part \"searches\"")
-    return optuna.load_study(study_name=family,
-                             storage=JournalStorage(JournalFileBackend(str(file))))
+    return optuna.load_study(study_name=family, storage=storage.open_journal(file))
 
 
 @functools.cache

@@ -51,11 +51,11 @@ def show(draw, **values):
     """What draw(**values) returns, as widgets; its error in words, for nobody reads a log."""
     try:
         result = draw(**values)
+        return [_as_widget(part) for part in (result if isinstance(result, tuple) else [result])]
     except ValueError as error:
-        result = str(error)
+        return [_as_widget(str(error))]
     except Exception as error:
-        result = f"{type(error).__name__}: {error}"
-    return [_as_widget(part) for part in (result if isinstance(result, tuple) else [result])]
+        return [_as_widget(f"{type(error).__name__}: {error}")]
 
 
 def _as_widget(result):

@@ -21,7 +21,7 @@ def draw_windows(name, block_size, most=16):
     text, count = "." * block_size + name + ".", len(name) + 1
     shown = min(count, most)
     width = block_size + shown + 1
-    fig, ax = plt.subplots(figsize=(max(3.2, 0.36 * width), 0.42 * (shown + 1.1) + 0.5))
+    fig, ax = plt.subplots(figsize=(min(24, max(3.2, 0.36 * width)), 0.42 * (shown + 1.1) + 0.5))
     size = min(12, 12 * 24 / width)
     for x, ch in enumerate(text[:width]):
         ax.text(x, 0.1, ch, ha="center", va="center", family="monospace", size=size)
@@ -361,7 +361,7 @@ def draw_wavenet(dilations):
     whole.set_title(f"{len(dilations)} layers, {1 + sum(dilations)} characters", size=11)
     for ax in (ours, paper, whole):
         ax.axis("off")
-    return finished(fig)
+    return finished(fig, math=True)
 
 
 def draw_memory(n=3):
@@ -389,7 +389,7 @@ def draw_memory(n=3):
     ax.set(xlim=(-2.4, 3.5 * n - 1.6), ylim=(-0.3, 6.6))
     ax.set_title("Positions are joined twice: by the convolution below, and by the memory", size=11)
     ax.axis("off")
-    return finished(fig)
+    return finished(fig, math=True)
 
 
 def _block(ax, x, y, text, color=None):

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.text import Text
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 import helpers
@@ -17,8 +18,10 @@ COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK]
 def use_style():
     """The course's one plot style, for a light page and a dark one.
 
-    Okabe and Ito's colours, which colour-blind readers can tell; gray ink; no background.
+    Okabe and Ito's colours, which colour-blind readers can tell; gray ink; no background. All else
+    is matplotlib's default, whatever a reader's own settings say.
     """
+    plt.rcdefaults()
     for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color",
                  "grid.color"):
         plt.rcParams[name] = INK
@@ -31,12 +34,18 @@ def use_style():
     })
     plt.style.library["ggplot"] = {}                    # Optuna's plots would change to it
     if InteractiveShell.initialized():
+        InteractiveShell.instance().enable_matplotlib("inline")  # whatever MPLBACKEND says
         # With a figure.facecolor of "none" JupyterLab would put a white card behind the picture.
         set_matplotlib_formats("png", facecolor="none")
 
 
-def finished(fig):
-    """`fig`, closed: the notebook shows it once, as the value of its cell."""
+def finished(fig, math=False):
+    """`fig`, closed: the notebook shows it once, as the value of its cell.
+
+    Unless its text is `math`, a "$" is a "$": it may be in a word.
+    """
+    for text in fig.findobj(Text):
+        text.set_parse_math(math)
     plt.close(fig)
     return fig
 
@@ -116,7 +125,7 @@ def draw_activations(model, window, itos):
     letters = "".join(itos[i] for i in window.tolist())
     levels = [m.out[0].reshape(-1, m.out.shape[-1]).numpy() for m in model.layers
               if isinstance(m, helpers.Tanh)]
-    height = 0.9 + 0.33 * sum(len(act) + 1.6 for act in levels)
+    height = min(40, 0.9 + 0.33 * sum(len(act) + 1.6 for act in levels))
     fig, axes = plt.subplots(len(levels), figsize=(9, height), squeeze=False,
                              height_ratios=[len(act) + 0.3 for act in levels])
     for level, (ax, act) in enumerate(zip(axes[:, 0], levels, strict=True), start=1):
@@ -312,21 +321,25 @@ def _probabilities(model, ids):
         return torch.softmax(model(ids[None])[0], dim=-1)
 
 
-def draw_surprise(model, stoi, name):
-    """The surprise of each character of `name`, -ln of its probability, as a coloured bar."""
+def draw_surprise(model, stoi, name, most=30):
+    """The surprise of each character of `name`, -ln of its probability, as a coloured bar.
+
+    At most the first `most` of them.
+    """
     ids = torch.tensor([0, *(stoi[ch] for ch in name), 0])
     p = _probabilities(model, ids[:-1])
-    surprise = -p[range(len(name) + 1), ids[1:]].log().numpy()
-    fig, ax = plt.subplots(figsize=(max(5, 0.7 * len(name) + 2), 2.8))
+    surprise = -p[range(len(name) + 1), ids[1:]].log().numpy()[:most]
+    fig, ax = plt.subplots(figsize=(max(5, 0.7 * len(surprise) + 1.3), 2.8))
     shade = plt.cm.cividis_r(surprise / max(surprise.max(), 3.3))
     ax.bar(range(len(surprise)), surprise, color=shade, edgecolor=INK)
-    ax.set_xticks(range(len(surprise)), [*name, "."], family="monospace", size=13)
+    ax.set_xticks(range(len(surprise)), [*name, "."][:most], family="monospace", size=13)
     ax.axhline(np.log(len(stoi)), color=INK, ls=":")
     ax.text(len(surprise) - 0.4, np.log(len(stoi)), "blind guess", va="bottom")
     letters = [*name, "the end"]
     ax.set(ylabel="surprise (nats)", xlim=(-0.6, len(surprise) + 0.9))
     ax.set_title(f"Most surprising: {letters[surprise.argmax()]}, least: "
-                 f"{letters[surprise.argmin()]}; mean {surprise.mean():.2f} nats", size=11)
+                 f"{letters[surprise.argmin()]}; mean {surprise.mean():.2f} nats"
+                 + f" over the first {most}" * (len(name) >= most), size=11)
     return finished(fig)
 
 

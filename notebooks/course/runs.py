@@ -114,7 +114,7 @@ def complete(config):
 
 
 def _checked(name, value, example):
-    kind = type(example)
+    kind, value = type(example), value.as_posix() if isinstance(value, Path) else value
     fits = isinstance(value, (int, float) if kind is float else kind)
     if not fits or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{name} is {value!r}; expected {kind.__name__}, as in {example!r}")
@@ -137,7 +137,7 @@ def _cached(function):
 
     @functools.wraps(function)
     def wrapper(words, *args):
-        paths = Path(words).absolute(), helpers.ROOT / words       # where helpers.load_words looks
+        paths = Path(words).expanduser().absolute(), helpers.ROOT / words    # as helpers.find_file
         stats = [(path, path.stat()) for path in paths if os.path.isfile(path)]
         return cached(tuple((p, s.st_mtime_ns, s.st_size) for p, s in stats), words, *args)
     return wrapper

@@ -2,7 +2,6 @@
 
 import struct
 import warnings
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,9 +15,7 @@ from course.plots import COLORS, finished
 
 def read_wav(wav_file, rate, seconds):
     """A WAV file's first `seconds`: one channel, `rate` samples a second, at most 0.9 in size."""
-    path = next((p for p in (Path(wav_file), helpers.ROOT / wav_file) if p.is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"{wav_file}: no such file; expected a WAV file")
+    path = helpers.find_file(wav_file, "a WAV file")
     try:
         with warnings.catch_warnings(action="ignore"):     # it warns of parts that hold no sound
             found, wave = wavfile.read(path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import optuna
 import sqlalchemy
+from optuna.storages import journal
 from optuna.trial import TrialState
 
 ERRORS = optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError
@@ -41,12 +42,18 @@ def clear_errors():
 def locked(path):
     """Inside `with`, this process alone has the lock of the file `path`."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    lock = optuna.storages.journal.JournalFileOpenLock(str(path))
+    lock = journal.JournalFileOpenLock(str(path))
     lock.acquire()
     try:
         yield
     finally:
         lock.release()
+
+
+def open_journal(path):
+    """The studies in an Optuna journal. Its usual lock is a link, which Windows may refuse."""
+    lock = journal.JournalFileOpenLock(str(path))
+    return optuna.storages.JournalStorage(journal.JournalFileBackend(str(path), lock))
 
 
 @clear_errors()
