@@ -21,7 +21,7 @@ def draw_windows(name, block_size, most=16):
     text, count = "." * block_size + name + ".", len(name) + 1
     shown = min(count, most)
     width = block_size + shown + 1
-    fig, ax = plt.subplots(figsize=(max(3.2, 0.36 * width), 0.42 * (shown + 1.1) + 0.5))
+    fig, ax = plt.subplots(figsize=(min(24, max(3.2, 0.36 * width)), 0.42 * (shown + 1.1) + 0.5))
     size = min(12, 12 * 24 / width)
     for x, ch in enumerate(text[:width]):
         ax.text(x, 0.1, ch, ha="center", va="center", family="monospace", size=size)

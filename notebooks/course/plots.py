@@ -125,7 +125,7 @@ def draw_activations(model, window, itos):
     letters = "".join(itos[i] for i in window.tolist())
     levels = [m.out[0].reshape(-1, m.out.shape[-1]).numpy() for m in model.layers
               if isinstance(m, helpers.Tanh)]
-    height = 0.9 + 0.33 * sum(len(act) + 1.6 for act in levels)
+    height = min(40, 0.9 + 0.33 * sum(len(act) + 1.6 for act in levels))
     fig, axes = plt.subplots(len(levels), figsize=(9, height), squeeze=False,
                              height_ratios=[len(act) + 0.3 for act in levels])
     for level, (ax, act) in enumerate(zip(axes[:, 0], levels, strict=True), start=1):

@@ -18,7 +18,7 @@ def describe(space, base, seed):
     if unknown := set(space) - set(runs.complete(base)):
         raise ValueError(f"the model {base['model']!r} has no setting {min(unknown)!r}")
     return {"space": {setting: distribution_to_json(d) for setting, d in space.items()},
-            "base": base, "seed": seed}
+            "base": json.loads(runs.key(base)), "seed": seed}
 
 
 def draw(study, trial, number):
