@@ -80,7 +80,7 @@ def context():
 
 def text():
     """Context of 3 to 64 characters on running text, at equal parameters."""
-    return stacks(CONTEXTS, epochs=8, words="text", batch_size=16)
+    return stacks(CONTEXTS, epochs=8, words=runs.HELP, batch_size=16)
 
 
 def levels():

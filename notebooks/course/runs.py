@@ -21,7 +21,7 @@ from torch import nn
 import helpers
 from course import fitting, memory, models, own, wavenet
 
-NAMES = "data/names.txt"
+NAMES, HELP = "data/names.txt", "pydoc:topics"        # the second is no file: running text
 COMMON = {"seed": 42, "words": NAMES, "copies": "kept", "test": False}
 LECTURE = COMMON | {
     "block_size": 8, "n_embd": 24, "n_hidden": 128, "max_steps": 200_000, "budget": None,
@@ -144,11 +144,11 @@ def _cached(function):
 def load_parts(words, copies):
     """(stoi, parts): vocabulary and the three splits of a word list or of running text.
 
-    `words` is a file of words, or "text" for the topics of Python's own help: each paragraph
+    `words` is a file of words, or HELP for the topics of Python's own help: each paragraph
     once, in pieces of 256 characters, with '·' for '.'. With `copies` "not in train", train has no
     word of val or test; with "none", the list of distinct words is split.
     """
-    if words == "text":
+    if words == HELP:
         if copies != "kept":
             raise ValueError(f"copies is {copies!r}; running text has only 'kept'")
         return _text_parts()
