@@ -87,7 +87,6 @@ REFUSED = [                  # and what test_settings.py gives to the notebooks
     (lambda: helpers.make_tree(27, 8, 5, 6, 1), "group_size is 1; expected an integer from 2"),
     (lambda: helpers.build_dataset(["a"], 0, STOI), "block_size is 0"),
     (lambda: helpers.check(average=1), "average is 1; expected a number between 0 and 1"),
-    (lambda: helpers.split_words(["a"] * 9), "9 words leave a split empty"),
     (lambda: helpers.build_dataset(["a!"], 3, STOI), "'!' is not in the vocabulary"),
     (lambda: helpers.rolling_mean([1.0], 0), "window is 0"),
     (lambda: helpers.FlattenConsecutive(2)(torch.zeros(1, 7, 3)), "7 positions do not divide"),

@@ -65,8 +65,7 @@ def test_a_run_has_the_losses_of_the_same_training_by_hand(recipe):
 
 @pytest.mark.parametrize(("config", "said"), [
     ({"block_size": 6}, "not a power of 2"), ({"batch_size": 1}, "batch_size is 1; expected"),
-    ({"x": 8}, "unknown setting"), ({"recipe": "slow"}, "expected 'lecture' or 'fast'"),
-])
+    ({"x": 8}, "unknown setting"), ({"recipe": "slow"}, "expected 'lecture' or 'fast'")])
 def test_impossible_values_are_refused(config, said):
     for refuses in (playground.run, playground.playground_panel):
         with pytest.raises(ValueError, match=said):

@@ -160,7 +160,7 @@ class NGram(nn.Module):
     def forward(self, X):
         rows = [[self.predict(tuple(x[max(0, t + 1 - self.order) : t + 1]))
                  for t in range(len(x))] for x in X.tolist()]
-        return torch.tensor(np.array(rows)).log().float()
+        return torch.tensor(np.array(rows)).log().to(torch.get_default_dtype())
 
 
 class Rows:
