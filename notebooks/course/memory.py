@@ -37,7 +37,7 @@ class MemoryLayer(torch.nn.Module):
         self.conv = CausalConv1d(C, 3 * C if pooling else 2 * C, dilation)
         self.dropout, self.pooling, self.zoneout = torch.nn.Dropout(dropout), pooling, zoneout
         with torch.no_grad():
-            self.conv.linear.bias[2 * C :] = 1          # f near 1: forget little at first
+            self.conv.linear.bias[2 * C :] = 1          # f about 0.73: half is left after two
 
     def forward(self, x, history):
         z, o, *f = self.conv(x, history).chunk(3 if self.pooling else 2, dim=-1)
