@@ -254,5 +254,5 @@ def test_pytest_runs_in_notebooks_and_leaves_those_of_a_reader_alone(tmp_path):
 def test_a_training_that_a_time_limit_cuts_off_fails_and_the_cells_below_it_work():
     """Of the trainings of 03 the first fails, and the log misses the saved losses."""
     said = pytest_in(PATHS[3].parent, PATHS[3].name, "-n0", "--full", "--nbval-cell-timeout=20")
-    assert said.count("cut off by the time limit") == 1, said
+    assert "cut off by the time limit" in said, said
     assert re.search("^1 failed, 20 passed, 1 xfailed, 7 xpassed", said, re.M), said
