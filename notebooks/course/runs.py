@@ -312,7 +312,7 @@ def with_steps(c, steps):
 def position_losses(model, c, split):
     """(N, L): the loss of every character of every word of a split, NaN after a word's end.
 
-    In quick mode only of the first 512 words. Raises Diverged when a loss is NaN or infinite.
+    In quick mode only of the first 256 words. Raises Diverged when a loss is NaN or infinite.
     """
     words = load_parts(c["words"], c["pieces"], c["copies"])[1][split]
     lengths = torch.tensor([len(w) + 1 for w in words[:helpers.capped(len(words), 256)]])

@@ -48,9 +48,9 @@ def name_loss(model, X, Y, chunk=1024, packed=True):
     """Mean loss over all characters of encode_names' (X, Y), in eval mode, `chunk` words at a time.
 
     The sum over the real positions by their number: a character counts the same in every word. In
-    quick mode only the first 512 words count.
+    quick mode only the first 256 words count.
     """
-    X, Y, total = X[:helpers.capped(len(X), 512)], Y[:helpers.capped(len(Y), 512)], 0.0
+    X, Y, total = X[:helpers.capped(len(X), 256)], Y[:helpers.capped(len(Y), 256)], 0.0
     with helpers.mode(model, False), torch.inference_mode():
         for x, y in zip(X.split(chunk), Y.split(chunk), strict=True):
             x, y = without_padding(x, y, packed)
