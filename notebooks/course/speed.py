@@ -1,16 +1,14 @@
-"""Behind notebook 12: repetitions, peak memory and torch.compile, each in a process of its own."""
+"""Behind notebook 12: memory and torch.compile, measured in processes of their own."""
 
+import functools
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import torch
@@ -18,33 +16,6 @@ import torch.nn.functional as F
 
 import helpers
 from course import fitting, models, wavenet
-
-# How often notebook 12 repeats what it measures: in full, and in quick mode, to see that it runs.
-REPEATS = {
-    "rounds": (5, 1), "limit": (300, 10), "profile": (100, 3), "calls": (20_000, 200),
-    "loop": (400, 5), "train": (2000, 20), "products": (4e9, 1), "examples": (12_800, 1),
-    "race": (4000, 20), "looks": (4, 2), "epoch_steps": (10**8, 16), "lecture": (10**8, 40),
-    "names": (100, 5), "few": (200, 2), "many": (10**8, 50), "trials": (3, 1), "costs": (4, 1),
-    "backward": (5, 1), "windows": (10**8, 2000), "val_looks": (10, 1),
-    "batch_sizes": ([32, 64, 128, 256, 512, 1024, 2048], [32, 2048]),
-    "chunks": ([64, 256, 1024, 4096], [64, 1024]),
-    "sampled": ([10, 40, 160, 640, 2560, 10_240], [10, 20]),
-    "contexts": ([2, 4, 8, 16, 32, 64, 128], [2, 4]),
-    "widths": ([16, 32, 64, 128, 256, 512, 1024], [16, 32]),
-    "depths": ([1, 2, 4, 8, 16, 32], [1, 2]),
-    "works": (["training", "evaluating", "sampling"], ["evaluating"]),
-}
-
-
-def repeats():
-    """The repetitions by their names, as attributes."""
-    return SimpleNamespace(**{name: both[helpers.QUICK] for name, both in REPEATS.items()})
-
-
-def thread_counts():
-    """[1, 2] where two threads can run at once, else [1]."""
-    alone = helpers.QUICK or os.cpu_count() == 1 or os.environ.get("OMP_NUM_THREADS") == "1"
-    return [1] if alone else [1, 2]
 
 
 class NotMeasured(Exception):
@@ -69,34 +40,58 @@ def child(job, timeout=300, env=None, **options):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def peak_memories(jobs, **setting):
-    """{(work, way): peak memory in MB} of use_memory for each of `jobs`, two at a time."""
-    def used(job):
+def memories(jobs, **setting):
+    """{(work, way): MB} of use_memory for each of `jobs`, in a process of its own.
+
+    In quick mode in this one.
+    """
+    measure, found = use_memory if helpers.QUICK else functools.partial(child, "use_memory"), {}
+    for work, way in jobs:
         try:
-            return child("use_memory", work=job[0], way=job[1], **setting)
+            found[work, way] = measure(work=work, way=way, **setting)
         except NotMeasured as why:
-            print(f"{', '.join(job)} was not measured: {why}")
-    with ThreadPoolExecutor(2) as pool:
-        return {job: mb for job, mb in zip(jobs, pool.map(used, jobs), strict=True) if mb}
+            print(f"{work}, {way} was not measured: {why}")
+    return found
 
 
-def peak_memory():
-    """The most memory that this process has held at once, in MB (10^6 bytes)."""
-    # ru_maxrss of a child begins with that of its parent; Linux's own figure does not.
-    if (status := Path("/proc/self/status")).exists():
-        return int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) * 1024 / 1e6
+def usage():
+    """(seconds of the processor, seconds of them in the system, page faults) of this process."""
+    process = psutil.Process()
+    times = process.cpu_times()
     if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset / 1e6
-    import resource  # on macOS, in bytes
+        return times.user + times.system, times.system, process.memory_info().num_page_faults
+    import resource  # not on Windows
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return times.user + times.system, times.system, faults
+
+
+def held(work):
+    """The most memory, in MB (10^6 bytes), that work() holds beyond what was held before it."""
+    process, done = psutil.Process(), threading.Event()
+    before = most = process.memory_info().rss
+
+    def watch():
+        nonlocal most
+        while not done.wait(0.002):
+            most = max(most, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    return (most - before) / 1e6
 
 
 def use_memory(work, way, names_file, block_size, n_embd, n_hidden, stack, steps, windows, names):
-    """The peak memory, in MB, of a `work` done in one of two ways, "lecture" or "ours".
+    """The memory, in MB, that a `work` holds in one of two ways, "lecture" or "ours".
 
-    Training takes `steps`, evaluating the first `windows` of train, sampling makes `names` names;
-    any other work is only the imports and the names. `stack` has the sizes of a models.Stack.
+    Training takes `steps`, evaluating the first `windows` of train, sampling makes `names` names.
+    Imports and data do not count, nor what torch loads at a first use. `stack` has the sizes of a
+    models.Stack.
     """
     torch.set_num_threads(1)
     words = helpers.load_words(names_file)
@@ -104,19 +99,19 @@ def use_memory(work, way, names_file, block_size, n_embd, n_hidden, stack, steps
     train = helpers.split_words(words)["train"]
     tree = helpers.make_tree(len(stoi), block_size, n_embd, n_hidden)
     net = models.Stack(len(stoi), *stack)
-    if work == "training" and way == "lecture":
-        helpers.train(tree, *helpers.build_dataset(train, block_size, stoi), max_steps=steps)
-    elif work == "training":
-        batches = models.length_batches(*wavenet.encode_names(train, stoi), 64)
-        fitting.fit(net, batches, torch.optim.AdamW(net.parameters(), fused=True), steps)
-    elif work == "evaluating":
-        X, Y = (t[:windows] for t in helpers.build_dataset(train, block_size, stoi))
-        helpers.split_loss(tree, X, Y, *[windows] * (way == "lecture"))         # all at once
-    elif work == "sampling" and way == "lecture":
-        lecture_names(tree, block_size, itos, min(names, 50))
-    elif work == "sampling":
-        wavenet.generate(net, itos, names)
-    return peak_memory()
+    X, Y = helpers.build_dataset(train, block_size, stoi)
+    batches = models.length_batches(*wavenet.encode_names(train, stoi), 64)
+    optimizer = torch.optim.AdamW(net.parameters(), fused=True)
+    size, job = {
+        ("training", "lecture"): (steps, lambda n: helpers.train(tree, X, Y, max_steps=n)),
+        ("training", "ours"): (steps, lambda n: fitting.fit(net, batches, optimizer, n)),
+        ("evaluating", "lecture"): (windows, lambda n: helpers.split_loss(tree, X[:n], Y[:n], n)),
+        ("evaluating", "ours"): (windows, lambda n: helpers.split_loss(tree, X[:n], Y[:n])),
+        ("sampling", "lecture"): (50, lambda n: lecture_names(tree, block_size, itos, n)),
+        ("sampling", "ours"): (names, lambda n: wavenet.generate(net, itos, n)),
+    }[work, way]
+    job(2)
+    return held(lambda: job(size))
 
 
 @torch.no_grad()
