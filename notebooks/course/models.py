@@ -210,9 +210,8 @@ class StackLayer(nn.Module):
 class Stack(nn.Module):
     """Predicts the next character at every position: (N, L) int64 -> (N, L, V).
 
-    The first layer joins `kernel_size` characters of `n_embd` numbers each, one that costs little;
-    each of `dilations` adds a layer that joins two places, with a residual. X: whole words, a row
-    each, or, with ring buffers as `histories`, one position, (N,).
+    The first layer joins `kernel_size` characters, each of `dilations` adds one that joins two
+    places. With ring buffers as `histories` X is one position, (N,).
     """
 
     def __init__(self, vocab_size, n_embd, n_hidden, kernel_size=5, dilations=(1, 2)):
