@@ -1,7 +1,10 @@
 """Behind notebook 12: the lecture's sampling, peak memory, and what a process has used."""
 
+import functools
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import psutil
 import torch
@@ -42,30 +45,8 @@ def usage():
     return times.user, times.system, faults
 
 
-def peak_memory(work, way, *, vocab_size, block_size, n_embd, n_hidden, stack, windows, names):
-    """The most memory, in MB, that a `work` takes in one of two ways, "lecture" or "ours".
-
-    Training takes 200 steps, evaluating as many `windows` as train has, sampling makes `names`
-    names (50 in the lecture's way, which holds one at a time). The windows and names to train on
-    are random. `stack` has the sizes of a models.Stack. For a process of its own: what it held
-    before does not count, but what it had given back would be used again.
-    """
-    torch.set_num_threads(1)
-    itos = {i: chr(96 + i) for i in range(vocab_size)}
-    tree = helpers.make_tree(vocab_size, block_size, n_embd, n_hidden)
-    net = models.Stack(vocab_size, *stack)
-    X, rows = (torch.randint(vocab_size, size) for size in ((windows, block_size), (5000, 8)))
-    optimizer = torch.optim.AdamW(net.parameters(), fused=True)
-    works = {
-        ("training", "lecture"): lambda: helpers.train(
-            tree, X, X[:, 0], max_steps=200, progress=fitting.quiet),
-        ("training", "ours"): lambda: fitting.fit(
-            net, models.length_batches(rows, rows, 64), optimizer, 200, progress=fitting.quiet),
-        ("evaluating", "lecture"): lambda: helpers.split_loss(tree, X, X[:, 0], windows),
-        ("evaluating", "ours"): lambda: helpers.split_loss(tree, X, X[:, 0]),
-        ("sampling", "lecture"): lambda: lecture_names(tree, block_size, itos, min(names, 50)),
-        ("sampling", "ours"): lambda: wavenet.generate(net, itos, names),
-    }
+def peak(work):
+    """The most memory, in MB, that work() takes beyond what was held before."""
     process, done = psutil.Process(), threading.Event()
     held = [process.memory_info().rss]
 
@@ -76,8 +57,50 @@ def peak_memory(work, way, *, vocab_size, block_size, n_embd, n_hidden, stack, w
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        works[work, way]()
+        work()
     finally:
         done.set()
         watcher.join()
     return (max(held) - held[0]) / 1e6
+
+
+def peak_memory(work, way, *, vocab_size, block_size, n_embd, n_hidden, stack, windows, names):
+    """The peak memory, in MB, of a `work` in one of two ways, "lecture" or "ours".
+
+    Training takes 200 steps, evaluating as many `windows` as train has, sampling makes `names`
+    names (50 in the lecture's way, which holds one at a time). What they read is random. `stack`
+    has the sizes of a models.Stack. A first round, of one, loads what torch loads at a first use.
+    """
+    torch.set_num_threads(1)
+    itos = {i: chr(96 + i) for i in range(vocab_size)}
+    tree = helpers.make_tree(vocab_size, block_size, n_embd, n_hidden)
+    net = models.Stack(vocab_size, *stack)
+    X, rows = (torch.randint(vocab_size, size) for size in ((windows, block_size), (5000, 8)))
+    optimizer, batches = torch.optim.AdamW(net.parameters(), fused=True), models.length_batches(
+        rows, rows, 64)
+    n, job = {
+        ("training", "lecture"): (200, lambda n: helpers.train(
+            tree, X, X[:, 0], max_steps=n, progress=fitting.quiet)),
+        ("training", "ours"): (200, lambda n: fitting.fit(
+            net, batches, optimizer, n, progress=fitting.quiet)),
+        ("evaluating", "lecture"): (windows, lambda n: helpers.split_loss(
+            tree, X[:n], X[:n, 0], n)),
+        ("evaluating", "ours"): (windows, lambda n: helpers.split_loss(tree, X[:n], X[:n, 0])),
+        ("sampling", "lecture"): (min(names, 50), lambda n: lecture_names(
+            tree, block_size, itos, n)),
+        ("sampling", "ours"): (names, lambda n: wavenet.generate(net, itos, n)),
+    }[work, way]
+    job(1)
+    return peak(lambda: job(n))
+
+
+def peaks(jobs, **sizes):
+    """peak_memory of each (work, way), two at a time, each in a process of its own.
+
+    In quick mode in this one.
+    """
+    measure = functools.partial(peak_memory, **sizes)
+    if helpers.QUICK:
+        return [measure(*job) for job in jobs]
+    with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=1) as pool:
+        return list(pool.map(measure, *zip(*jobs, strict=True)))
