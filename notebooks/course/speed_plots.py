@@ -21,16 +21,16 @@ def draw_roofline(rows, peak, bandwidth):
     x, y = rows.operations / rows.bytes, rows.operations / rows.seconds / 1e9
     ends = np.array([x.min() / 2, peak / bandwidth, 6 * x.max()])
     ax.plot(ends, np.minimum(peak, bandwidth * ends) / 1e9, color=INK, lw=2)
-    ax.text(ends[1], 1.15 * peak / 1e9, "peak", color=INK, va="bottom")
-    ax.annotate("bandwidth", (ends[0], bandwidth * ends[0] / 1e9), (0, 9), color=INK,
+    ax.text(ends[2], 0.9 * peak / 1e9, "peak", color=INK, ha="right", va="top")
+    ax.annotate("bandwidth", (ends[0], bandwidth * ends[0] / 1e9), (12, -2), color=INK,
                 textcoords="offset points")
     for bound, color in BOUND.items():
         if (rows["bound by"] == bound).any():
             ax.plot(x[rows["bound by"] == bound], y[rows["bound by"] == bound], "o", color=color,
                     label=bound)
-    for name, bound in rows["bound by"].items():
-        ax.annotate(name, (x[name], y[name]), (7, -4), textcoords="offset points", size=9,
-                    color=BOUND[bound])
+    for i, (name, bound) in enumerate(rows["bound by"].items()):
+        ax.annotate(name, (x[name], y[name]), (7, -10 if i % 2 else 3), size=9,
+                    textcoords="offset points", color=BOUND[bound])
     reached = y / np.minimum(peak, bandwidth * x) * 1e9
     ax.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="GFLOP/s",
            title=f"The {reached.idxmin()} reaches {reached.min():.1%} of what the roofs allow")
@@ -40,8 +40,7 @@ def draw_roofline(rows, peak, bandwidth):
 
 def draw_profile(averages, steps):
     """A bar for each part of a step that record_function named: its share of the time."""
-    parts = {e.key: e.cpu_time_total / steps for e in averages
-             if "::" not in e.key and not e.key.startswith(("Profiler", "autograd"))}
+    parts = {e.key: e.cpu_time_total / steps for e in averages if e.is_user_annotation}
     parts = dict(sorted(parts.items(), key=lambda part: part[1]))
     total = sum(parts.values())
     fig, ax = plt.subplots()
@@ -71,8 +70,8 @@ def draw_waterfall(way, goal):
         ax.plot([start, end], [y, y], lw=12, color=color, solid_capstyle="butt")
         ax.plot([end, end], [y, min(y + 1, len(way))], lw=1, color=INK)
         factor = f"÷ {start / end:.1f}" if end <= start else f"{end / start:.1f} times as slow"
-        text = f"{end:.3g} s" + f"  {factor}" * (y > 0)
-        text += f"  (val {val:.4f}, not there)" * (not val <= goal + 1e-9)
+        text = (f"{end:,.0f} s" if end >= 100 else f"{end:.3g} s") + f"  {factor}" * (y > 0)
+        text += f"  (val {val:.3f})" * (not val <= goal + 1e-9)
         ax.annotate(text, (max(start, end), y), (8, 0), textcoords="offset points", va="center",
                     color=color if y else INK)
     ax.set_yticks(range(len(bars)), [*way.index, "all together"])
@@ -80,7 +79,7 @@ def draw_waterfall(way, goal):
     ax.set(xscale="log", xlabel="seconds to the goal, one thread",
            title=f"From {first:.0f} to {seconds.iloc[-1]:.1f} seconds: "
                  f"{first / seconds.iloc[-1]:.0f} times as fast")
-    ax.set_xlim(min(seconds) / 1.3, 6 * max(seconds))
+    ax.set_xlim(min(seconds) / 1.3, 8 * max(seconds))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.grid(axis="y", visible=False)
     return finished(fig)
