@@ -266,11 +266,21 @@ def depends(function, x, t):
         ("losses[:, 1:]", "losses[1:]", "expected 2.5, got 4.5"),
         ("return", "losses[:, 0] = 0\n    return", "changes the tensor that it is given"),
     ],
-    "exercise-flops": [
-        ("2 * (N * L)", "(N * L)", "expected 30, got 15; torch counts 2 times as many"),
-        ("(kernel_size * C_in)", "C_in", "expected 30, got 6; torch counts 5 times as many"),
+    "turn-flops": [
+        ("2 * (B * T)", "(B * T)", r"expected 24, got 18; torch counts 1.33 times as many"),
         ("3 * forward", "forward", "torch counts 3 times as many"),
-        ("3 * forward", "forward, 2 * forward", r"one number, 30, got \(10, 20\)"),
+        ("        C = H\n", "", r"step_flops\(2, 8, 3, 5, 7\): expected"),
+    ],
+    "turn-variance": [
+        ("(len(x) - 1)", "len(x)", "for x of 2 rows: the shape is right"),
+        ("(x - x.mean(0)).square().sum(0)", "(x.square().sum(0) - len(x) * x.mean(0).square())",
+         "for x of 128 rows around 1,000: the shape is right"),
+    ],
+    "turn-batches": [
+        ("order[lengths[order].argsort(stable=True)]", "order", "positions are padding; sort bef"),
+        (":L], Y[batches[i], :L]", ":], Y[batches[i], :]", "12 and 12 wide in a batch whose long"),
+        ("torch.randperm(len(batches)).tolist()", "range(len(batches))", "wide, .*; mix their or"),
+        ("while True", "for _ in range(1)", "batches in two epochs: expected 14, got 7"),
     ],
     "exercise-batched": [
         ("alive, ids = alive[going], ids[going]", "ids = ids * going",

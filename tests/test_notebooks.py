@@ -102,7 +102,7 @@ def test_begins_with_the_parameters_and_one_setup_and_then_teaches(path):
                                  cell.source, re.M), cell.id
 
 
-@pytest.mark.parametrize("path", PATHS[:-1], ids=lambda path: path.stem)
+@each_notebook
 def test_a_prediction_is_answered_by_a_hidden_output_and_a_folded_text(path):
     cells = read(path).cells
     asked = [i for i, cell in enumerate(cells)

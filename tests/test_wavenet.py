@@ -72,6 +72,8 @@ def test_all_stacks_use_each_parameter_and_run_on_ring_buffers(make, names):
         masked = net(X, [wavenet.WordHistory(X)] * len(net.layers))
         for other in (ringed, masked, models.ByLength(net, 2)(X)):
             assert (other - net(X))[Y != fitting.PAD].abs().max() < 1e-5
+        if isinstance(net, models.Stack):
+            assert (models.Packed(net)(X) - net(X)[Y != fitting.PAD]).abs().max() < 1e-5
         with pytest.raises(ValueError, match="zip"):
             net(X[:, 0], wavenet.ring_buffers(net, len(X))[:-1])      # too few
 

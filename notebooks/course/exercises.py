@@ -6,10 +6,9 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import helpers
-from course import checking, evidence_turns, models, torch_turns, turns, wavenet
+from course import checking, evidence_turns, models, speed_turns, torch_turns, turns, wavenet
 from course.checking import (
     call,
     case,
@@ -31,7 +30,7 @@ def progress():
     The checks leave an empty file in notebooks/output/right for every right answer.
     """
     found = {}
-    modules = vars(turns) | vars(torch_turns) | vars(evidence_turns)
+    modules = vars(turns) | vars(torch_turns) | vars(evidence_turns) | vars(speed_turns)
     for name, function in sorted((modules | globals()).items()):
         if name.startswith("check_"):
             found.setdefault(function.__doc__[:2], {})[name] = (checking.RIGHT / name).exists()
@@ -308,19 +307,6 @@ def check_without_first(without_first, losses):
         got = call(where, without_first, torch.tensor(rows))
         same_number(where, got, expected, note=lambda got, by_hand=by_hand: f"; by hand {by_hand}")
     return f"{losses.nanmean():.3f} becomes {without_first(losses):.3f}, and nothing was learned"
-
-
-@check
-def check_conv_flops(conv_flops):
-    """12: the operations of a causal convolution, forward and backward."""
-    for N, L, C_in, C_out, k in ((1, 1, 1, 1, 5), (4, 9, 3, 5, 2), (2, 7, 4, 6, 3)):
-        conv = wavenet.CausalConv1d(C_in, C_out, 1, k)
-        with FlopCounterMode(display=False) as counter:
-            conv(torch.randn(N, L, C_in, requires_grad=True), models.Rows()).sum().backward()
-        n = counter.get_total_flops()
-        same_number(*case(conv_flops, N, L, C_in, C_out, k), n, 0, lambda got, n=n:
-                    f"; torch counts {n / got:.3g} times as many" if got > 0 else "")
-    return f"120 channels and 64 names of 6 letters need {conv_flops(64, 7, 120, 120, 2):,}"
 
 
 @check

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 
 import pandas as pd
 
@@ -130,22 +131,38 @@ def names_so_far(own):
         print(f"{label:15} {' · '.join(names) if names else 'not run yet'}")
 
 
+def recorded(stage):
+    """The vals of a stage's seeds 1 to 5 on our list, from data/evidence.csv."""
+    kept = pd.read_csv(helpers.ROOT / "data" / "evidence.csv")
+    bug = kept.config.str.contains('"norm": "bug"')
+    same = (kept.part == "claims") & (kept.parameters == STAGES[stage][2])
+    return kept.val[same & (bug == (stage == "tree"))].tolist()
+
+
+def goal(stage, words, config):
+    """(the val that `stage` ends at, where it is from); NaN if it was never measured."""
+    if why := changed(stage, words, config):
+        return math.nan, f"not recorded: {', '.join(why)}; with run_lecture = True it is measured"
+    if not is_our_list(words):
+        return STAGES[stage][3][1], "the lecture's own figure"
+    vals = recorded(stage)
+    return sum(vals) / len(vals), (f"recorded, {len(vals)} seeds, from {min(vals):.4f} to "
+                                   f"{max(vals):.4f}")
+
+
 def sizes_so_far(stage, parameters, val_loss):
     """A table of parameters and val: of `stage` as given, of the stages before it from the log.
 
-    `seeds` are the vals of seeds 1 to 5 on our list, recorded in data/evidence.csv.
+    `seeds` are the recorded vals of other seeds.
     """
-    kept = pd.read_csv(helpers.ROOT / "data" / "evidence.csv")
-    bug = kept.config.str.contains('"norm": "bug"')
     rows = {}
     for name, (number, _, count, *_) in STAGES.items():
         row = ({"val": val_loss} if name == stage
                else kept_row(number) if number < STAGES[stage][0] else {})
         if "val" in row:
-            same = (kept.part == "claims") & (kept.parameters == count) & (bug == (name == "tree"))
             size = sum(p.nelement() for p in parameters) if name == stage else count
             rows[name] = {"parameters": size, "val": float(row["val"]),
-                          "seeds": kept.val[same].tolist() if size == count else []}
+                          "seeds": recorded(name) if size == count else []}
         elif number < STAGES[stage][0]:
             print(f"Not run yet, so left out: {name} (notebook {number:02d}).")
     return pd.DataFrame.from_dict(rows, orient="index")

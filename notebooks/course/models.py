@@ -210,9 +210,8 @@ class StackLayer(nn.Module):
 class Stack(nn.Module):
     """Predicts the next character at every position: (N, L) int64 -> (N, L, V).
 
-    The first layer joins `kernel_size` characters of `n_embd` numbers each, one that costs little;
-    each of `dilations` adds a layer that joins two places, with a residual. X: whole words, a row
-    each, or, with ring buffers as `histories`, one position, (N,).
+    The first layer joins `kernel_size` characters, each of `dilations` adds one that joins two
+    places. With ring buffers as `histories` X is one position, (N,).
     """
 
     def __init__(self, vocab_size, n_embd, n_hidden, kernel_size=5, dilations=(1, 2)):
@@ -230,6 +229,38 @@ class Stack(nn.Module):
         for layer, history in zip(self.layers, histories, strict=True):
             x = layer(x, history)
         return self.head(x)
+
+
+class Packed(nn.Module):
+    """A Stack's logits at the P real positions of whole words: (N, L) -> (P, V).
+
+    It computes nothing for the padding. And it needs the first layer's products only once for each
+    character of the vocabulary: at every position, they can be looked up.
+    """
+
+    def __init__(self, stack):
+        super().__init__()
+        self.stack = stack
+
+    def forward(self, X, histories=None):
+        if histories:
+            return self.stack(X, histories)                                 # one position
+        conv, table = self.stack.layers[0].conv.linear, self.stack.embedding.weight
+        V, k = len(table), conv.in_features // table.shape[1]
+        real = F.pad(X[:, 1:] != 0, (1, 0), value=True)                     # (N, L), P of them True
+        place = torch.arange(X.shape[1]).expand_as(X)[real]                 # (P,), in its word
+        seen = F.pad(X, (k - 1, 0), value=V).unfold(1, k, 1)[real]          # (P, k) characters
+        products = torch.einsum("ve,cke->kvc", F.pad(table, (0, 0, 0, 1)),  # V: before the word, 0
+                                conv.weight.unflatten(1, (k, -1)))          # (k, V + 1, C)
+        rows = F.embedding(seen + torch.arange(k) * (V + 1), products.flatten(0, 1))
+        x = F.gelu(rows.sum(1) + conv.bias)                                 # (P, C)
+
+        def history(x, offsets):
+            return [F.pad(x, (0, 0, b, -b)) * (place >= b)[:, None] for b in offsets]
+
+        for layer in self.stack.layers[1:]:
+            x = layer(x, history)
+        return self.stack.head(x)
 
 
 def length_batches(X, Y, batch_size):
