@@ -30,6 +30,7 @@ TODAY = {"model": "stack", "epochs": 5, "batches": "length", "anneal": "cos"}
 TRIALS = {
     "today": TODAY,
     "best": {},
+    "3.25 epochs": {"epochs": 3.25},
     "by length": {"model": "stack", "batches": "length"},
     "not looked up": {"model": "mixed stack"},
     "cosine": {"anneal": "cos"},
