@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -166,3 +167,21 @@ def run(monkeypatch, tmp_path, only_this_computer):
 
     yield run
     plt.close("all")
+
+
+CHROMIUM = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="needs tests/requirements.txt")
+    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    if (path := next(found, None)) is None:
+        pytest.skip("no Chromium on the path: install it, for example apt-get install chromium")
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path,
+                                             args=CHROMIUM + ["--no-sandbox"] * root)
+        yield browser
+        browser.close()

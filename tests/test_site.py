@@ -15,7 +15,6 @@ import test_browser
 from save import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("site")]        # it is built once
-browser = test_browser.browser
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 plots and pictures draw, panels and playground add controls, exercises and the modules with turns in
 their name check answers, expected has the published figures, fitting and wavenet train on whole
 words, sound reads and draws it, models and memory have the other networks, record the best of them,
-own is for yours; runs, runner, studies and evidence measure many; speed, speed_plots and race are
-for time and memory.
+own is for yours, and web takes one into a browser; runs, runner, studies and evidence measure many;
+speed, speed_plots and race are for time and memory.
 """
 
 import importlib.metadata

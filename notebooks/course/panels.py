@@ -1,16 +1,19 @@
-"""The interactive panels: controls above a picture of course.plots or course.pictures."""
+"""The interactive panels: controls above a picture, drawn here by course.plots or in the page."""
 
 import base64
 import html
 import io
+import json
+from pathlib import Path
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from IPython.display import HTML
 
 import helpers
-from course import pictures, plots
+from course import plots
 
 
 class Panel(ipywidgets.VBox):
@@ -41,6 +44,13 @@ def panel(draw, **controls):
         control.observe(update, "value")
     update()
     return Panel([_row(controls.values()), shown])
+
+
+def figure(kind, **options):
+    """A figure of figures.js, which needs no kernel: it works on any page that runs scripts."""
+    code = Path(__file__).with_name("figures.js").read_text(encoding="utf-8")
+    return HTML(f'<div data-figure="{kind}" data-options="{html.escape(json.dumps(options))}">'
+                f"Run this cell to see its figure.</div><script>{code}</script>")
 
 
 def _row(controls):
@@ -78,19 +88,6 @@ def _slider(label, value, low, high, step=1):
 
 def _choice(label, options, value):
     return ipywidgets.Dropdown(options=options, value=value, description=label)
-
-
-def windows_panel(stoi, name, block_size):
-    """Type a name, choose a context: its windows."""
-
-    def draw(name, block_size):
-        unknown = sorted(set(name) - set(stoi) | (set(name) & {"."}))
-        if unknown:
-            return f"{', '.join(map(repr, unknown))} is not in the word list; leave it out."
-        return pictures.draw_windows(name, block_size)
-
-    return panel(draw, name=ipywidgets.Text(name, description="name"),
-                 block_size=_slider("block_size", min(block_size, 16), 1, 16))
 
 
 def loss_panel(lossi):
@@ -231,31 +228,6 @@ def bricks_panel(vocab_size, block_size, n_embd, n_hidden):
     return Panel([_row([chosen, right]), shown])
 
 
-def tree_panel(vocab_size, n_embd, n_hidden):
-    """Choose a context and a group size, then walk through the boxes: what each of them sees.
-
-    Only pairs that end in one position are offered.
-    """
-    pairs = {f"{n**k} characters in groups of {n}": (n**k, n)
-             for n, k in ((2, 1), (2, 2), (2, 3), (2, 4), (2, 5), (3, 2), (3, 3), (4, 2), (8, 1))}
-
-    def boxes(tree):
-        return [(f"level {level}, box {i}", (level, i))
-                for level, count in enumerate(helpers.tree_levels(*tree)) for i in range(count)]
-
-    def draw(tree, node):
-        model = helpers.make_tree(vocab_size, tree[0], n_embd, n_hidden, tree[1])
-        count = sum(p.nelement() for p in model.parameters())
-        return (pictures.draw_tree(*tree, n_embd, n_hidden, node=node),
-                f"receptive field {tree[0]} characters, {count:,} parameters")
-
-    tree = _choice("tree", pairs, (8, 2))
-    node = ipywidgets.SelectionSlider(options=boxes((8, 2)), value=(2, 0), description="box")
-    # Registered before the panel's own, which so never meets the boxes of another tree.
-    tree.observe(lambda change: node.set_trait("options", boxes(change.new)), "value")
-    return panel(draw, tree=tree, node=node)
-
-
 def spreads_panel(values):
     """Choose how many examples the estimate has, against four times as many."""
     return panel(lambda n: plots.draw_spreads([n, 4 * n], values),
@@ -300,18 +272,6 @@ def race_panel(runs):
         names=ipywidgets.SelectMultiple(options=names, value=names, rows=len(names),
                                         description="optimisers"),
         factor=_choice("learning rate x", ["best of each", *factors], "best of each"))
-
-
-def dilation_panel(name):
-    """Choose kernel, levels, growth of the dilations and two outputs: what they share."""
-    last = len(name)
-    return panel(
-        lambda kernel_size, levels, growth, output, other: pictures.draw_dilation(
-            kernel_size, [growth**i for i in range(levels)], name, output, other),
-        kernel_size=_choice("kernel size", [2, 3], 2), levels=_slider("levels", 3, 1, 4),
-        growth=_choice("dilations grow by a factor of", [1, 2, 3], 2),
-        output=_slider("output", last, 0, last),
-        other=_slider("compare with output", max(0, last - 4), 0, last))
 
 
 def surprise_panel(model, stoi, name):

@@ -98,11 +98,10 @@ def _arrow(ax, start, end):
     ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": INK})
 
 
-def draw_tree(block_size, n, n_embd, n_hidden, letters=None, node=None):
+def draw_tree(block_size, n, n_embd, n_hidden, letters=None):
     """The tree of FlattenConsecutive(n): a box a position, lines from what it joins.
 
-    At the right are the (T, C) of each level and how many characters one box sees. `node`,
-    (level, number from 0), is drawn in orange, with all that it is made of.
+    At the right are the (T, C) of each level and how many characters one box sees.
     """
     levels = helpers.tree_levels(block_size, n)
     letters = (letters or string.ascii_letters)[:block_size].rjust(block_size, ".")
@@ -111,28 +110,20 @@ def draw_tree(block_size, n, n_embd, n_hidden, letters=None, node=None):
         span = block_size // count
         centres = [(i + 0.5) * span - 0.5 for i in range(count)]
         for i, x in enumerate(centres):
-            seen = node and level <= node[0] and i // n ** (node[0] - level) == node[1]
             label = letters[i * span : (i + 1) * span] if span <= 8 else f"{span} letters"
             ax.text(x, -level, label, ha="center", va="center", family="monospace",
                     size=11 if block_size <= 16 else 7, color="black",
-                    bbox={"boxstyle": "round,pad=0.3", "fc": "#f7c9a5" if seen else "#bfe0f5",
-                          "ec": COLORS[1] if seen else COLORS[0]})
+                    bbox={"boxstyle": "round,pad=0.3", "fc": "#bfe0f5", "ec": COLORS[0]})
             if level:
                 for j in range(n):
                     child = (i * n + j + 0.5) * span / n - 0.5
-                    ax.plot([child, x], [-level + 0.8, -level + 0.2], lw=2 if seen else 1,
-                            color=COLORS[1] if seen else INK)
+                    ax.plot([child, x], [-level + 0.8, -level + 0.2], lw=1, color=INK)
         width = n_embd if level == 0 else n_hidden
         ax.text(block_size - 0.2, -level, f"  (T, C) = ({count}, {width}), a box sees {span}",
                 va="center")
     ax.set(xlim=(-0.7, block_size * 1.45), ylim=(-len(levels) + 0.6, 0.5))
     count = f"{len(levels) - 1} level{'s' * (len(levels) > 2)}"
-    title = f"{block_size} characters in groups of {n}: {count} to one position"
-    if node:
-        span = block_size // levels[node[0]]
-        title += f"\norange: box {node[1]} of level {node[0]} sees position"
-        title += f"s {node[1] * span} to {(node[1] + 1) * span - 1}" if span > 1 else f" {node[1]}"
-    ax.set_title(title)
+    ax.set_title(f"{block_size} characters in groups of {n}: {count} to one position")
     ax.axis("off")
     return finished(ax.figure)
 
