@@ -73,7 +73,7 @@ def watched(model, batches, max_steps, losses, schedule=None, *, average=None, e
         raise ValueError(f"schedule has {left} steps left; expected {max_steps}, as in max_steps")
     averaged = average and torch.optim.swa_utils.AveragedModel(
         model, avg_fn=lambda old, new, n: old.lerp(new, max(1 - average, 1 / (n + 1))))
-    last, max_steps = None, helpers.capped(max_steps, 8)
+    last, max_steps = None, helpers.capped(max_steps, 10)
 
     def counted(bar):
         nonlocal last

@@ -243,7 +243,7 @@ def train(model, c, report=None):
     else:
         steps = c["max_steps"]
     by_lecture = c.get("schedule") == "step"
-    steps = helpers.capped(steps) if by_lecture else helpers.capped(steps, 8)
+    steps = helpers.capped(steps) if by_lecture else helpers.capped(steps, 10)
     every = math.ceil(steps / 10)
     options = {"every": every, "callback": report and (
         lambda i: report(i // every, loss(model, c)))}
@@ -401,6 +401,6 @@ def describe(model, c, lossi, seconds, cpu):
         "config": key(c),
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
         "threads": c.get("threads", 1), "learning_rate": c.get("learning_rate"),
-        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "commit": commit(),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     }
