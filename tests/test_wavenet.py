@@ -201,22 +201,6 @@ def test_one_cycle_works_for_every_number_of_steps(steps, net):
     assert schedule.get_last_lr()[0] < 1e-3
 
 
-def test_tree_net_is_our_tree_with_its_weights_in_evaluation():
-    X, Y = helpers.build_dataset(WORDS, 8, STOI)
-    torch.manual_seed(1)
-    ours = helpers.make_tree(27, 8, 5, 6)
-    helpers.train(ours, X, Y, max_steps=20, batch_size=8)
-    net = models.TreeNet(27, 8, 5, 6)
-    with torch.no_grad():
-        for p, q in zip(net.parameters(), ours.parameters(), strict=True):
-            p.copy_(q if p.ndim < 2 or q is ours.layers[0].weight else q.T)
-        for level, norm in zip(net.levels, ours.layers[3::4], strict=True):
-            level.norm.running_mean.copy_(norm.running_mean.flatten())
-            level.norm.running_var.copy_(norm.running_var.flatten())
-    with helpers.mode(ours, False), helpers.mode(net, False), torch.no_grad():
-        assert (ours(X) - net(X)).abs().max() < 1e-5
-
-
 def test_an_n_gram_by_hand():
     net = models.NGram(3, 1)
     net.count(torch.tensor([[0, 1, 1]]), torch.tensor([[1, 1, 0]]))
