@@ -30,7 +30,6 @@ WRONG = {
     ],
     "turn-linear": [
         (" / fan_in**0.5", "", r"self.weight of Linear\(6, 4, .*the shape is right, but"),
-        ("if self.bias is not None", "if True", "'Tensor' and 'NoneType' .TypeError"),
         ("return [self.weight] if self.bias is None else", "return [self.weight] or",
          r"parameters\(\): expected the tensors \[\(6, 4\), \(4,\)\], got \[\(6, 4\)\]"),
     ],
@@ -54,7 +53,6 @@ WRONG = {
     "turn-flatten": [
         ("x.reshape(B, T // self.n", "x.transpose(1, 2).reshape(B, T // self.n",
          r"the shape is right.*expected \.\.\. 0, 1, 2, 3 .* got \.\.\. 0, 2, 4, 6"),
-        ("T // self.n, C * self.n", "T // 2, C * 2", r"shape '\[3, 4, 10\]' is invalid for input"),
         ("x.squeeze(1) if x.shape[1] == 1 else x", "x", r"the shape \(2, 8\), got \(2, 1, 8\)"),
     ],
     "turn-tree": [
@@ -141,7 +139,6 @@ WRONG = {
     "turn-conv1d": [
         ("] += w", "] = w", "that is the last product alone; add up over c and j"),
         ("w[o, c, j]", "w[o, c, K - 1 - j]", "the kernel is reversed"),
-        ("(L - (K - 1) * dilation - 1)", "(L - K)", "fails: index 7 is out of bounds"),
     ],
     "turn-dilated": [
         ("2**i", "1", r"of 4 .* expected the shape \(5, 17, 27\), got \(5, 18, 27\)"),
@@ -164,7 +161,6 @@ WRONG = {
         ("function(x)[0, t]", "[function(x)[0, t].square().sum()]",
          r"torch.cat\(\[x.sin\(\), x.cos\(\)\], 2\) and t = 9: expected \[9\], got \[\]"),
         ("grad[0].any(1)", "grad[0].sum(1) != 0", r"x\[..., 1:\] and t = 9: expected \[9\], got"),
-        ("nonzero()[:, 0].", "", r"expected \[7, 9\], got \[False, False"),
     ],
     "turn-layer": [
         ("(self.dilation, 0)", "(0, self.dilation)", "position 5 of x changes the output at"),
@@ -185,12 +181,10 @@ WRONG = {
     ],
     "turn-ring": [
         (".clone()", "", r"t = 0: .* got \.\.\. 10, 10, 10, 10"),
-        ("% len(ring)]", "]", "t = 4 fails: index 4 is out of bounds"),
         ("ring[t % len(ring)] = x", "ring = torch.cat([ring[1:], x[None]])",
          r"10 should replace the oldest of \[0.0, 0.0, 0.0, 0.0\]"),
     ],
     "turn-condition": [
-        ("[:, :, None]", "[:, None]", r"The size of tensor a \(9\) must match the size of"),
         (" + self.V(h)[:, :, None]", "", "random h: h changes nothing"),
         ("sigmoid(g)", "sigmoid(g - self.V(h)[:, 4:, None])", "V h reaches f only; g needs its h"),
     ],
@@ -222,7 +216,6 @@ WRONG = {
     ],
     "exercise-luck": [
         ("-searches", "searches", r"luck\(2, 2.0\): expected 1.128, got -1.1.*; the winner looks"),
-        ("-searches", "abs(searches)", r"luck\(1, 2.0\): expected 0, got 1\."),
         (".mean()", "", r"luck\(1, 2.0\): expected one number, 0, got \["),
     ],
     "turn-mix": [
@@ -237,7 +230,6 @@ WRONG = {
     "turn-flops": [
         ("2 * (B * T)", "(B * T)", r"expected 24, got 18; torch counts 1.33 times as many"),
         ("3 * forward", "forward", "torch counts 3 times as many"),
-        ("        C = H\n", "", r"step_flops\(2, 8, 3, 5, 7\): expected"),
     ],
     "turn-variance": [
         ("(len(x) - 1)", "len(x)", "for x of 2 rows: the shape is right"),
@@ -253,7 +245,6 @@ WRONG = {
     "exercise-batched": [
         ("alive, ids = alive[going], ids[going]", "ids = ids * going",
          "2,000 calls of probs and no end"),
-        ("probs(ids), 1)[:, 0]", "probs(ids), 1)", "fails: too many indices for tensor"),
         ("def draw_names(probs, n):", "def draw_names(probs, n):\n    return [batch(probs, 1)[0] "
          "for _ in range(n)]\n\n\ndef batch(probs, n):", r"of probs: expected 3, got \d{3}"),
     ],

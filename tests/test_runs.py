@@ -186,16 +186,6 @@ def test_the_record_is_what_was_recorded(monkeypatch):
     assert max(row["val"], row["test"]) <= 1.907
 
 
-def test_verdicts_are_those_of_notebook_10():
-    lines = evidence.verdicts()
-    assert lines.loc["context 3 to 8, flat", "difference"] == pytest.approx(-0.0765, abs=5e-5)
-    fix = lines.loc["BatchNorm bug to fix"]
-    assert (fix.low, fix.high) == pytest.approx((-0.0115, -0.0011), abs=5e-5)
-    assert fix[["p", "p unpaired", "survives"]].tolist() == [
-        pytest.approx(0.0284, abs=5e-5), pytest.approx(0.0030, abs=5e-5), "no"]
-    assert evidence.verdicts("claims", "copies").survives.value_counts()["yes"] == 6
-
-
 def test_rows_are_kept_beside_the_others(tmp_path):
     file, rows = tmp_path / "evidence.csv", evidence.rows_of("claims")
     rows["by_position"] = rows.by_position.map(json.loads)

@@ -1,12 +1,10 @@
 """Studies keep what was measured, whoever is killed; pairs are computed as by hand."""
 
-import contextlib
 import importlib.util
 import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -16,7 +14,6 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
-import sqlalchemy
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
@@ -147,27 +144,6 @@ def test_two_processes_open_the_same_new_file(tmp_path, monkeypatch):
     assert [process.wait(60) for process in (python(code), python(code))] == [0, 0]
 
 
-def test_a_transaction_locks_as_it_begins(tmp_path):
-    engine = storage.open_storage(tmp_path / "s.db").engine
-    with engine.begin(), contextlib.closing(sqlite3.connect(tmp_path / "s.db", 0)) as other, \
-            pytest.raises(sqlite3.OperationalError, match="locked"):
-        other.execute("BEGIN IMMEDIATE")
-
-
-def test_a_full_storage_is_one_clear_error(words, tmp_path):
-    study = studies.open_study("s", tmp_path / "s.db", ngrams(words, 2))
-    studies.work(study)
-    engine = study._storage._backend.engine
-    sqlalchemy.event.listen(engine, "connect",
-                            lambda connection, _: connection.execute("PRAGMA max_page_count = 1"))
-    engine.dispose()
-
-    said = r"disk is full\. Finished trials are kept"
-    with pytest.raises(storage.StorageError, match=said), storage.clear_errors():
-        [study.set_user_attr(f"note {i}", "x" * 100_000) for i in range(100)]
-    assert states(studies.open_study("s", tmp_path / "s.db"))[:2] == ["complete"] * 2
-
-
 @pytest.mark.parametrize(("where", "message"), [
     ("postgresql+nothing://here/db", "nothing"), ("no database", "not a database"),
     ("sqlite:////no/such/folder/s.db", "unable to open"),
@@ -209,18 +185,6 @@ def test_a_search_stays_in_its_space_prunes_and_resumes(words, tmp_path, monkeyp
     assert drawn[12:] == drawn[:12]
     with pytest.raises(ValueError, match="no setting 'ordr'"):
         studies.open_study("u", tmp_path / "s.db", space={"ordr": search.choice(1)}, base=base)
-
-
-def test_every_setting_is_a_column(words, tmp_path):
-    tree = {"model": "tree", "words": words, "block_size": 2, "n_hidden": 4, "max_steps": 4}
-    configs = [tree | change | {"seed": seed} for seed in (1, 2)
-               for change in ({}, {"activation": "relu"})]
-    study = studies.open_study("s", tmp_path / "s.db", configs)
-    assert {*runs.complete(tree)} < {*tables.table(study)}            # before a trial is finished
-    studies.work(study)
-    rows = tables.table(study)
-    assert rows.momentum.tolist() == [0.1] * 4
-    assert tables.paired(rows, "activation", "tanh").loc["relu", "pairs"] == 2
 
 
 ROWS = pd.DataFrame({"seed": [1, 2, 3] * 2, "group": ["a"] * 3 + ["b"] * 3,
