@@ -34,8 +34,6 @@ def test_names_are_encoded_by_hand():
     X, Y = wavenet.encode_names(["ab", "c"], STOI)
     assert X.tolist() == [[0, 1, 2], [0, 3, 0]]
     assert Y.tolist() == [[1, 2, 0], [3, 0, -1]]
-    with pytest.raises(ValueError, match="'!' is not in the vocabulary"):
-        wavenet.encode_names(["a!"], STOI)
 
 
 def test_an_epoch_has_every_row_once_and_in_another_order_each_time():
@@ -135,8 +133,7 @@ def test_a_fit_that_ends_early_says_why(net, names, capsys, monkeypatch):
     assert len(fitting.fit(net, [names] * 17, optimizer, 17)) == 16          # in quick mode
     assert len(fitting.fit(net, [names] * 3, optimizer, 9)) == 3
     assert "The batches ended after 3 of 9 steps" in capsys.readouterr().out
-    with torch.no_grad():
-        net.head[-1].bias[0] = float("nan")
+    torch.nn.init.constant_(net.head[-1].bias, float("nan"))
     before = [p.clone() for p in net.layers.parameters()]
     assert len(fitting.fit(net, [names] * 9, optimizer, 9)) == 1
     assert "The loss is nan at step 0: stopped" in capsys.readouterr().out
@@ -179,7 +176,6 @@ def test_averaged_weights_get_their_own_statistics():
     (lambda net, fit: fit([], 9, schedule=fitting.one_cycle(
         torch.optim.SGD(net.parameters(), 0.1), 0.1, 5)), "schedule has 5 steps left; expected 9"),
     (lambda net, fit: fit([], 3, average=2), "average is 2"),
-    (lambda net, fit: fit([], 0), "max_steps is 0"),
     (lambda net, fit: fitting.position_loss(torch.zeros(2, 3, 27), torch.zeros(2, 4).long()),
      "one prediction for each target"),
     (lambda net, fit: wavenet.generate(net, ITOS, prefix="a7"), "'7' is not in the vocabulary"),
