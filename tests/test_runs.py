@@ -66,7 +66,6 @@ def by_hand(model, c, split):
     ({"model": "mlp", "n_hidden": "64"}, "n_hidden is '64'; expected int"),
     ({"model": "mlp", "learning_rate": math.nan}, "learning_rate is nan; expected a number"),
     ({"model": "wavenet", "dilations": 2}, "dilations is 2; expected list"),
-    ({"model": "wavenet", "batch_size": 0}, "batch_size is 0; expected an integer"),
     ({"model": "transformer", "n_hidden": 10}, "n_head is 4; expected a divisor of 10, n_hidden"),
     ({"model": "gru", "warmup": 1}, "warmup is 1.0; expected a number from 0 to below 1"),
     ({"model": "mlp", "schedule": "steps"}, "schedule is 'steps'; expected one of step, constant"),
