@@ -128,15 +128,6 @@ def test_a_stopped_parent_ends_its_workers(words, tmp_path, monkeypatch, capsys)
     assert "Stopped by hand" in capsys.readouterr().out
 
 
-def test_a_task_that_two_parents_queued_is_measured_once(words, tmp_path):
-    study = studies.open_study("s", tmp_path / "s.db", ngrams(words, 1))
-    study.enqueue_trial({}, user_attrs={"task": runs.key(ngrams(words, 1)[0])})
-    studies.work(study)
-    study.optimize(lambda trial: studies.objective(study, trial), n_trials=1)    # an empty queue
-    assert len(study.trials) == 3
-    assert states(study) == ["complete"]
-
-
 @pytest.mark.full
 def test_two_processes_open_the_same_new_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -213,9 +204,9 @@ def test_paired_says_what_is_missing(rows, by, base, message):
         tables.paired(rows, by, base)
 
 
-@pytest.fixture
-def server(tmp_path):
-    """The URL of a PostgreSQL server on a loopback port."""
+@pytest.mark.full
+def test_two_workers_on_a_server_that_other_machines_reach(words):
+    """With PostgreSQL, on a loopback port."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found or importlib.util.find_spec("psycopg") is None:
         pytest.skip("needs PostgreSQL's initdb (Debian: postgresql) and tests/requirements.txt")
@@ -235,16 +226,12 @@ def server(tmp_path):
         control("pg_ctl", "-w", "-l", f"{folder}/log", "-o",
                 f"-p {port} -k {folder} -c listen_addresses=127.0.0.1", "start")
         try:
-            yield f"postgresql+psycopg://course@127.0.0.1:{port}/postgres"
+            where = f"postgresql+psycopg://course@127.0.0.1:{port}/postgres"
+            study = studies.open_study("s", where, ngrams(words, 20))
+            both = [studies.start_worker("s", where) for _ in range(2)]
+            assert [process.wait(120) for process in both] == [0, 0]
+            rows = tables.table(study)
+            assert sorted(rows.config) == sorted(map(runs.key, ngrams(words, 20)))
+            assert set(rows.state) == {"complete"}
         finally:
             control("pg_ctl", "-m", "immediate", "stop")
-
-
-@pytest.mark.full
-def test_two_workers_on_a_server_that_other_machines_reach(words, server):
-    study = studies.open_study("s", server, ngrams(words, 20))
-    both = [studies.start_worker("s", server) for _ in range(2)]
-    assert [process.wait(120) for process in both] == [0, 0]
-    rows = tables.table(study)
-    assert sorted(rows.config) == sorted(map(runs.key, ngrams(words, 20)))
-    assert set(rows.state) == {"complete"}
