@@ -230,18 +230,19 @@ def test_pytest_runs_in_notebooks_and_leaves_those_of_a_reader_alone(tmp_path):
         ".git", ".venv", "output", "__pycache__", ".*cache"))
     for command in ("init -q", "add .", "-c user.name=x -c user.email=x commit -q -m all"):
         subprocess.run(["git", *command.split()], cwd=project, check=True)
-    untitled = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
-    for name in ("Untitled", "00_start_here-Copy1", "05_scaling_up"):
-        nbformat.write(untitled, project / "notebooks" / f"{name}.ipynb")
+    for name, source in {"Untitled": "1 / 0", "03_flatten_consecutive-Copy1": "1 / 0",
+                         "05_scaling_up": "print(1)"}.items():
+        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+        nbformat.write(nb, project / "notebooks" / f"{name}.ipynb")
     (startup := tmp_path / "profile_default" / "startup").mkdir(parents=True)
     (startup / "mine.py").write_text("import os\nos._exit(1)\n")
     (long := tmp_path / ("t" * 90)).mkdir()
     said = pytest_in(project / "notebooks", ".", "../tests/test_notebooks.py", "-n0", "-k",
-                     "saved or readme or ruff or Untitled or (00_start and Cell)",
+                     "saved or readme or ruff or Untitled or Copy1 or (05_scaling_up and Cell)",
                      TMPDIR=str(long), IPYTHONDIR=str(tmp_path))
     assert re.search(r"^\d+ passed, \d+ skipped, \d+ deselected", said, re.M), said
     assert "form is not tested: 05_scaling_up.ipynb\n" in said
-    assert "not run: 00_start_here-Copy1.ipynb, Untitled.ipynb\n" in said
+    assert "not run: 03_flatten_consecutive-Copy1.ipynb, Untitled.ipynb\n" in said
 
 
 @pytest.mark.full
