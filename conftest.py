@@ -16,17 +16,7 @@ import pytest
 from jupyter_client.manager import KernelManager
 from nbval.plugin import IPyNbCell
 
-from save import (
-    PATHS,
-    ROOT,
-    code_cells,
-    edited,
-    losses,
-    machine,
-    parameters,
-    repeatable,
-    with_parameters,
-)
+import save
 
 
 def pytest_addoption(parser):
@@ -57,7 +47,7 @@ def kernel_manager(folder, **options):
     return KernelManager(transport="ipc", ip=f"{folder}/{uuid.uuid4().hex[:8]}", **options)
 
 
-COURSE = {path.name for path in PATHS}
+COURSE = {path.name for path in save.PATHS}
 
 
 def pytest_ignore_collect(collection_path):
@@ -88,19 +78,19 @@ def pytest_runtest_call(item):
     assert item.parent.timed_out == earlier, "cut off by the time limit of a cell"
     if item.config.getoption("--full"):
         saved, found = item.cell.outputs, item.test_outputs
-        if item.parent.nb.metadata.get("run_on") == machine():
-            assert repeatable(item.cell, found) == repeatable(item.cell, saved), (
+        if item.parent.nb.metadata.get("run_on") == save.machine():
+            assert save.repeatable(item.cell, found) == save.repeatable(item.cell, saved), (
                 "other numbers than the saved ones; if the notebook was changed, save it again: "
                 f"python tests/save.py {item.path.name[:2]}")
-        assert losses(found) == pytest.approx(losses(saved), abs=0.01)
+        assert save.losses(found) == pytest.approx(save.losses(saved), abs=0.01)
     return result
 
 
 def pytest_terminal_summary(terminalreporter, config):
     if config.getoption("--full"):
-        terminalreporter.write_line(f"compared to the last digit: notebooks saved on {machine()}")
-    own = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")} - COURSE
-    for why, names in (("changed since the last commit, so its form is not tested", edited()),
+        terminalreporter.write_line(f"compared to the last digit: saved on {save.machine()}")
+    own = {path.name for path in (save.ROOT / "notebooks").glob("*.ipynb")} - COURSE
+    for why, names in (("changed since the last commit, so its form is not tested", save.edited()),
                        ("not in the README, so not run", own)):
         if names:
             terminalreporter.write_line(f"{why}: {', '.join(sorted(names))}")
@@ -156,8 +146,8 @@ def run(monkeypatch, tmp_path, only_this_computer):
         monkeypatch.setattr(sys, "path", sys.path[:])
         monkeypatch.setattr(helpers, "QUICK", True)
         monkeypatch.setattr(helpers, "OUTPUT", tmp_path / "output")
-        known = parameters(path)
-        cells = code_cells(with_parameters(path, {k: v for k, v in changes.items() if k in known}))
+        known = {name: changes[name] for name in save.parameters(path) if name in changes}
+        cells = save.code_cells(save.with_parameters(path, known))
         namespace = {"__name__": "__main__"}
         for cell in choose(cells):
             with around(cell):

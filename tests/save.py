@@ -34,7 +34,6 @@ def code_cells(nb):
 
 
 def tags(cell):
-    """The cell's tags."""
     return cell.metadata.get("tags", [])
 
 
@@ -115,14 +114,10 @@ def executed(nb, folder, env=os.environ | {"MAKEMORE_QUICK": "0"}, **options):
 
 
 def smaller(png):
-    """A picture (PNG in base64) in at most 64 colours: it looks the same at a third of the size.
-
-    FASTOCTREE keeps what is transparent.
-    """
+    """A picture (PNG in base64) in at most 64 colours: it looks the same at a third of the size."""
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
-    few = picture.quantize(64, Image.Quantize.FASTOCTREE)
-    saved = io.BytesIO()
-    few.save(saved, "png", optimize=True)
+    few = picture.quantize(64, Image.Quantize.FASTOCTREE)        # it keeps what is transparent
+    few.save(saved := io.BytesIO(), "png", optimize=True)
     return base64.b64encode(saved.getvalue()).decode()
 
 
@@ -141,21 +136,15 @@ def save(path):
     nbformat.write(nb, path)
 
 
-def draw_picture():
-    """Save the tree of notebook 03 as the README's picture."""
+def main(arguments):
+    unknown = set(arguments) - {path.name[:2] for path in PATHS}
+    if unknown:
+        sys.exit(f"There is no notebook {', '.join(sorted(unknown))}: use two digits, as in 03.")
     sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
     from course import pictures, plots
 
     plots.use_style()
     pictures.draw_tree(8, 2, 10, 68, "isabella").savefig(ROOT / "docs" / "tree.png")
-
-
-def main(arguments):
-    """The command."""
-    unknown = set(arguments) - {path.name[:2] for path in PATHS}
-    if unknown:
-        sys.exit(f"There is no notebook {', '.join(sorted(unknown))}: use two digits, as in 03.")
-    draw_picture()
     for path in PATHS:
         if not arguments or path.name[:2] in arguments:
             save(path)

