@@ -1,6 +1,7 @@
 """Behind notebook 12: the lecture's sampling, peak memory, and what a process has used."""
 
 import functools
+import os
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
@@ -12,6 +13,9 @@ import torch.nn.functional as F
 
 import helpers
 from course import fitting, models, wavenet
+
+# Otherwise the profiler prints a line whenever it starts or stops.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 
 @torch.no_grad()
@@ -30,6 +34,9 @@ def lecture_names(model, block_size, itos, n, generator=None, max_length=100):
                 out += itos[ix]
             names.append(out)
     return names
+
+# Otherwise the profiler prints a line whenever it starts or stops.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 
 def usage():
