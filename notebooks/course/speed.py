@@ -35,9 +35,6 @@ def lecture_names(model, block_size, itos, n, generator=None, max_length=100):
             names.append(out)
     return names
 
-# Otherwise the profiler prints a line whenever it starts or stops.
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-
 
 def usage():
     """What this process has used: seconds in the program, seconds in the system, page faults."""
