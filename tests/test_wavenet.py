@@ -133,9 +133,9 @@ def test_fit_is_torchs_own_loop(net, names):
 def test_a_fit_that_ends_early_says_why(net, names, capsys, monkeypatch):
     monkeypatch.setattr(helpers, "QUICK", True)
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    assert len(fitting.fit(net, [names] * 9, optimizer, 9)) == 8            # in quick mode
-    assert len(fitting.fit(net, [names] * 3, optimizer, 9)) == 3
-    assert "The batches ended after 3 of 8 steps" in capsys.readouterr().out
+    assert len(fitting.fit(net, [names] * 12, optimizer, 12)) == 10            # in quick mode
+    assert len(fitting.fit(net, [names] * 3, optimizer, 12)) == 3
+    assert "The batches ended after 3 of 10 steps" in capsys.readouterr().out
     torch.nn.init.constant_(net.head[-1].bias, float("nan"))
     before = [p.clone() for p in net.layers.parameters()]
     assert len(fitting.fit(net, [names] * 9, optimizer, 9)) == 1
