@@ -53,6 +53,11 @@ def hide_answers(app, page, source):
         source[0] = json.dumps(nb)
 
 
+def name_answers(app, page, template, context, doctree):
+    """Let a screen reader say what a folded output's line says, not "Toggle hidden content"."""
+    context["body"] = context.get("body", "").replace(' aria-label="Toggle hidden content"', "")
+
+
 def copy_names(app, exception):
     """Copy the page that makes names: it needs no building."""
     if exception is None:
@@ -62,4 +67,5 @@ def copy_names(app, exception):
 def setup(app):
     """Called by Sphinx."""
     app.connect("source-read", hide_answers)
+    app.connect("html-page-context", name_answers)
     app.connect("build-finished", copy_names)

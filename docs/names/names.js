@@ -102,9 +102,11 @@ const LAYERS = {
 /** A network that reads one character at a time and predicts the next. */
 class Network {
   constructor({ about, tensors }) {
+    if (!about.model)
+      throw new Error("This file doesn't say which model it holds. Save yours with web.export.");
     if (!(about.model in LAYERS))
-      throw new Error(`This page can't run ${about.model ?? "a file that names no model"}. It runs `
-        + `a ${Object.keys(LAYERS).join(", a ")}, as course.web.export writes it.`);
+      throw new Error(`This page can't run a ${about.model}. It runs `
+        + `a ${Object.keys(LAYERS).join(", a ")}, as web.export writes it.`);
     const linearOf = (name) => {
       const weight = tensors[`${name}.weight`], bias = tensors[`${name}.bias`];
       if (!weight || !bias) throw new Error(`The ${about.model} has no ${name} in this file.`);
