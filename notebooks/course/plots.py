@@ -42,9 +42,12 @@ def use_style():
 def finished(fig, math=False):
     """`fig`, closed: the notebook shows it once, as the value of its cell.
 
-    Unless its text is `math`, a "$" is a "$": it may be in a word.
+    Unless its text is `math`, a "$" is a "$": it may be in a word. The powers of ten at a
+    logarithmic axis are always mathematics.
     """
-    for text in fig.findobj(Text):
+    powers = {label for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)
+              if axis.get_scale() == "log" for label in axis.get_ticklabels(which="both")}
+    for text in set(fig.findobj(Text)) - powers:
         text.set_parse_math(math)
     plt.close(fig)
     return fig
