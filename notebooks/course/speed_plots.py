@@ -29,8 +29,10 @@ def draw_roofline(rows, peak, bandwidth):
             ax.plot(x[rows["bound by"] == bound], y[rows["bound by"] == bound], "o", color=color,
                     label=bound)
     for i, (name, bound) in enumerate(rows["bound by"].items()):
-        ax.annotate(name, (x[name], y[name]), (7, -10 if i % 2 else 3), size=9,
-                    textcoords="offset points", color=BOUND[bound])
+        left = bound == "arithmetic" and i % 2 == 0                   # the peak is above it
+        ax.annotate(name, (x[name], y[name]), (-7 if left else 7, -10 if left or i % 2 else 3),
+                    size=9, ha="right" if left else "left", textcoords="offset points",
+                    color=BOUND[bound])
     reached = y / np.minimum(peak, bandwidth * x) * 1e9
     ax.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="GFLOP/s",
            title=f"The {reached.idxmin()} reaches {reached.min():.1%} of what the roofs allow")
