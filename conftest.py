@@ -145,6 +145,7 @@ def run(monkeypatch, tmp_path, only_this_computer):
         monkeypatch.chdir(path.parent)
         monkeypatch.setattr(sys, "path", sys.path[:])
         monkeypatch.setattr(helpers, "QUICK", True)
+        monkeypatch.setenv("MAKEMORE_QUICK", "1")               # for the processes of notebook 10
         monkeypatch.setattr(helpers, "OUTPUT", tmp_path / "output")
         known = {name: changes[name] for name in save.parameters(path) if name in changes}
         cells = save.code_cells(save.with_parameters(path, known))
