@@ -33,12 +33,11 @@ def capped(steps, most=120):
 # What a hyperparameter must be: the words for it, its type, and a test. All others are sizes.
 SIZE = ("an integer from 1 to 100,000,000", Integral, lambda x: 1 <= x <= 10**8)
 PAIR = ("an integer from 2 to 100,000,000", Integral, lambda x: 2 <= x <= 10**8)
-SHARE = ("a number from 0 to below 1", Real, lambda x: 0 <= x < 1)
 POSITIVE = ("a positive number", Real, lambda x: 0 < x < math.inf)
 RULES = {
     "learning_rate": POSITIVE, "temperature": POSITIVE, "batch_size": PAIR, "group_size": PAIR,
-    "dropout": SHARE, "embd_dropout": SHARE, "run_lecture": ("True or False", bool, lambda x: True),
-    "weight_decay": ("a number of 0 or more", Real, lambda x: 0 <= x < math.inf), "momentum": SHARE,
+    "run_lecture": ("True or False", bool, lambda x: True),
+    "weight_decay": ("a number of 0 or more", Real, lambda x: 0 <= x < math.inf),
     "recipe": ("'kept' or 'record'", str, lambda x: x in ("kept", "record")),
     "average": ("a number between 0 and 1", Real, lambda x: 0 < x < 1), "pair_seeds": PAIR,
     "seed": ("an integer from 0 to 1,000,000,000", Integral, lambda x: 0 <= x <= 10**9),
@@ -434,7 +433,7 @@ def rolling_mean(losses, window):
     return pd.Series(losses, dtype=float).rolling(window).mean().to_numpy()[window - 1:]
 
 
-def plot_losses(curves, window=1000, title="Training loss", decay_at=None):
+def plot_losses(curves, window=1000, decay_at=None):
     """Draw rolling means of {label: losses}, over a fifth of the steps at most; return the axes."""
     _, ax = plt.subplots()
     for label, losses in curves.items():
@@ -442,7 +441,7 @@ def plot_losses(curves, window=1000, title="Training loss", decay_at=None):
             smooth = rolling_mean(losses, min(window, max(1, len(losses) // 5)))
             steps, every = range(len(losses) + 1)[-len(smooth):], max(1, len(smooth) // 4000)
             ax.plot(steps[::every], smooth[::every], label=label)
-    ax.set(xlabel="step", ylabel="loss (nats per character)", title=title)
+    ax.set(xlabel="step", ylabel="loss (nats per character)", title="Training loss")
     if decay_at is not None:
         ax.axvline(decay_at, color="gray", ls=":", label="learning rate / 10")
     if ax.lines:

@@ -144,7 +144,7 @@ def main(arguments):
     from course import pictures, plots
 
     plots.use_style()
-    pictures.draw_tree(8, 2, 10, 68, "isabella").savefig(ROOT / "docs" / "tree.png")
+    pictures.draw_readme_tree("isabella", 10, 68).savefig(ROOT / "docs" / "tree.png")
     for path in PATHS:
         if not arguments or path.name[:2] in arguments:
             save(path)

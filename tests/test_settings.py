@@ -96,7 +96,6 @@ IMPOSSIBLE = {
     "learning_rate": [(0, "learning_rate is 0; expected a positive number"),
                       (math.nan, "learning_rate is nan"), ("0.1", "learning_rate is '0.1'")],
     "weight_decay": [(-1, "weight_decay is -1; expected a number of 0")],
-    "dropout": [(1.0, "dropout is 1.0; expected a number from 0 to below 1")],
     "dilations": [([], r"dilations is \[\]; expected a list such as"),
                   ([1, 0], r"is \[1, 0\]"), (4, "dilations is 4")],
     "recipe": [("slow", "recipe is 'slow'"), ("fast", "'fast'")],

@@ -47,11 +47,16 @@ def sized(config, parameters=45_000):
     return wide(min((w for w in (above - 1, above) if w), key=lambda w: abs(excess(w))))
 
 
+# The lecture's models, and how many seeds each has; course.together measures those from 6 on.
+SMALL = {"model": "tree", "n_embd": 10, "n_hidden": 68}
+LECTURES = {"flat, 3 letters": ({"model": "mlp", "block_size": 3}, 5),
+           "flat, 8 letters": ({"model": "mlp"}, 20), "tree, bug": (SMALL | {"norm": "bug"}, 20),
+           "tree, fixed": (SMALL, 20), "tree, 76K": ({"model": "tree"}, 5)}
+
+
 def claims():
     """The lecture's models at its own recipe: 200,000 steps."""
-    tree, small = {"model": "tree"}, {"n_embd": 10, "n_hidden": 68}
-    return seeds([{"model": "mlp", "block_size": 3}, {"model": "mlp"},
-                  tree | small | {"norm": "bug"}, tree | small, tree])
+    return [line for config, n in LECTURES.values() for line in seeds([config], n)]
 
 
 def copies():
@@ -352,7 +357,9 @@ def verdicts(*parts):
     for name, claim, base, other, value, lecture in CLAIMS:
         if name in (parts or STUDIES):
             rows = load(name)
-            line = paired(rows[rows.group.isin([base, other])], "group", base, value)
+            rows = rows[rows.group.isin([base, other])]
+            rows = rows[rows.duplicated("seed", keep=False)]             # the seeds that both have
+            line = paired(rows, "group", base, value)
             lines[claim] = {"lecture": lecture, **line.loc[other, [
                 "pairs", "difference", "low", "high", "p", "p unpaired"]]}
     found = pd.DataFrame.from_dict(lines, orient="index").astype({"pairs": int, "lecture": float})

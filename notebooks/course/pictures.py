@@ -1,7 +1,6 @@
 """Drawings: the windows of a name, the tree, a batch as a cube, a stack of convolutions."""
 
 import math
-import string
 
 import matplotlib.pyplot as plt
 from matplotlib.collections import LineCollection
@@ -13,13 +12,10 @@ from course.plots import COLORS, INK, finished
 TINTS = ["#bfe0f5", "#f7d0b5", "#c8e6c9"]              # light enough for black letters
 
 
-def draw_windows(name, block_size, most=16):
-    """The word once; below it each window in its place, and at its right what comes next.
-
-    At most the first `most` windows.
-    """
+def draw_windows(name, block_size):
+    """The word once; below it the first 16 windows, each in its place, and what comes next."""
     text, count = "." * block_size + name + ".", len(name) + 1
-    shown = min(count, most)
+    shown = min(count, 16)
     width = block_size + shown + 1
     fig, ax = plt.subplots(figsize=(min(24, max(3.2, 0.36 * width)), 0.42 * (shown + 1.1) + 0.5))
     size = min(12, 12 * 24 / width)
@@ -98,21 +94,19 @@ def _arrow(ax, start, end):
     ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": INK})
 
 
-def draw_tree(block_size, n, n_embd, n_hidden, letters=None):
-    """The tree of FlattenConsecutive(n): a box a position, lines from what it joins.
+def draw_readme_tree(letters, n_embd, n_hidden):
+    """The tree of a word of 8 letters: a box a position, lines from what it joins.
 
     At the right are the (T, C) of each level and how many characters one box sees.
     """
-    levels = helpers.tree_levels(block_size, n)
-    letters = (letters or string.ascii_letters)[:block_size].rjust(block_size, ".")
+    block_size, n, levels = 8, 2, [8, 4, 2, 1]
     _, ax = plt.subplots(figsize=(9, 0.85 * len(levels) + 0.7))
     for level, count in enumerate(levels):
         span = block_size // count
         centres = [(i + 0.5) * span - 0.5 for i in range(count)]
         for i, x in enumerate(centres):
-            label = letters[i * span : (i + 1) * span] if span <= 8 else f"{span} letters"
-            ax.text(x, -level, label, ha="center", va="center", family="monospace",
-                    size=11 if block_size <= 16 else 7, color="black",
+            ax.text(x, -level, letters[i * span : (i + 1) * span], ha="center", va="center",
+                    family="monospace", size=11, color="black",
                     bbox={"boxstyle": "round,pad=0.3", "fc": "#bfe0f5", "ec": COLORS[0]})
             if level:
                 for j in range(n):
@@ -122,8 +116,7 @@ def draw_tree(block_size, n, n_embd, n_hidden, letters=None):
         ax.text(block_size - 0.2, -level, f"  (T, C) = ({count}, {width}), a box sees {span}",
                 va="center")
     ax.set(xlim=(-0.7, block_size * 1.45), ylim=(-len(levels) + 0.6, 0.5))
-    count = f"{len(levels) - 1} level{'s' * (len(levels) > 2)}"
-    ax.set_title(f"{block_size} characters in groups of {n}: {count} to one position")
+    ax.set_title("8 characters in groups of 2: 3 levels to one position")
     ax.axis("off")
     return finished(ax.figure)
 
@@ -355,8 +348,9 @@ def draw_wavenet(dilations):
     return finished(fig, math=True)
 
 
-def draw_memory(n=3):
-    """A MemoryLayer at `n` positions in a row: the memory goes from each one to the next."""
+def draw_memory():
+    """A MemoryLayer at three positions: the memory goes from each one to the next."""
+    n = 3
     fig, ax = plt.subplots(figsize=(3.3 * n + 0.4, 4.6))
     for t in range(n):
         x = 3.5 * t

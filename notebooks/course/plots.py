@@ -67,8 +67,8 @@ def draw_losses(lossi, window, raw=False):
     return finished(ax.figure)
 
 
-def draw_spreads(sizes, values, trials=2000):
-    """Histograms of the mean of N random ones of `values`, for every N in `sizes`."""
+def draw_spreads(sizes, values):
+    """Histograms of 2,000 means of N random ones of `values`, for every N in `sizes`."""
     rng, values = np.random.default_rng(0), np.asarray(values, float)
     values = values[np.isfinite(values)]
     _, ax = plt.subplots()
@@ -77,7 +77,7 @@ def draw_spreads(sizes, values, trials=2000):
         return finished(ax.figure)
     spreads = []
     for n, color in zip(sizes, COLORS, strict=False):
-        means = rng.choice(values, (trials, n)).mean(axis=1)
+        means = rng.choice(values, (2000, n)).mean(axis=1)
         spreads.append(means.std())
         ax.hist(means, 60, density=True, alpha=0.55, color=color, label=f"mean of {n}")
     ax.set(xlabel="estimated mean of one channel", ylabel="density")
@@ -87,20 +87,20 @@ def draw_spreads(sizes, values, trials=2000):
     return finished(ax.figure)
 
 
-def draw_positions(hpreact, batch_size, statistic="mean", channel=0, batches=40):
-    """What the bug and the fix use in many random batches: one dot for each batch.
+def draw_positions(hpreact, batch_size, statistic="mean", channel=0):
+    """What the bug and the fix use in 40 random batches: one dot for each batch.
 
     `hpreact` is (examples, positions, channels), before batch normalisation. The bug has a
     `statistic` ("mean" or "standard deviation") for each position, the fix one for all.
     """
     if batch_size < 2:
         raise ValueError(f"a batch of {batch_size} has no spread; use 2 or more")
-    drawn = np.random.default_rng(0).integers(0, len(hpreact), (batches, batch_size))
-    values = hpreact[drawn][..., channel]                       # (batches, batch_size, positions)
+    drawn = np.random.default_rng(0).integers(0, len(hpreact), (40, batch_size))
+    values = hpreact[drawn][..., channel]                       # (40, batch_size, positions)
     measure = np.mean if statistic == "mean" else np.std
     bug, fix = measure(values, axis=1), measure(values, axis=(1, 2))
     _, ax = plt.subplots()
-    jitter = np.linspace(-0.15, 0.15, batches)
+    jitter = np.linspace(-0.15, 0.15, 40)
     for t in range(bug.shape[1]):
         ax.plot(t + jitter, bug[:, t], "o", ms=4, alpha=0.8, color=COLORS[0],
                 label="bug: one for each position" if t == 0 else None)
@@ -246,7 +246,7 @@ def draw_valley(paths, steepness):
     return finished(fig)
 
 
-def draw_rates(vals, label="val (nats per character)"):
+def draw_rates(vals):
     """Val against the learning rate, in times its own best; a line for each optimiser.
 
     `vals` is {name: a table with a row for each learning rate and a column for each seed}. The
@@ -264,7 +264,8 @@ def draw_rates(vals, label="val (nats per character)"):
         ax.fill_between(x, table.min(axis=1), table.max(axis=1), color=color, alpha=0.2, lw=0)
         cost[name] = means.max() - means.min()
         worst = max(worst, means.max())
-    ax.set(xscale="log", xlabel="learning rate, in times its own best", ylabel=label)
+    ax.set(xscale="log", xlabel="learning rate, in times its own best",
+           ylabel="val (nats per character)")
     ticks = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
@@ -324,11 +325,9 @@ def _probabilities(model, ids):
         return torch.softmax(model(ids[None])[0], dim=-1)
 
 
-def draw_surprise(model, stoi, name, most=30):
-    """The surprise of each character of `name`, -ln of its probability, as a coloured bar.
-
-    At most the first `most` of them.
-    """
+def draw_surprise(model, stoi, name):
+    """The surprise of the first 30 characters of `name`, -ln of its probability, as bars."""
+    most = 30
     ids = torch.tensor([0, *(stoi[ch] for ch in name), 0])
     p = _probabilities(model, ids[:-1])
     surprise = -p[range(len(name) + 1), ids[1:]].log().numpy()[:most]

@@ -38,15 +38,14 @@ def lecture_names(model, block_size, itos, n, generator=None, max_length=100):
 
 def usage():
     """What this process has used: seconds in the program, seconds in the system, page faults."""
-    process = psutil.Process()
     if sys.platform == "win32":
-        faults = process.memory_info().num_page_faults
-    else:
-        import resource  # not on Windows
+        process = psutil.Process()
+        times = process.cpu_times()
+        return times.user, times.system, process.memory_info().num_page_faults
+    import resource  # not on Windows
 
-        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    times = process.cpu_times()
-    return times.user, times.system, faults
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime, used.ru_stime, used.ru_minflt
 
 
 def peak(work):

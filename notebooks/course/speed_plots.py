@@ -4,7 +4,7 @@ import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from course.plots import COLORS, INK, finished
 
@@ -29,8 +29,9 @@ def draw_roofline(rows, peak, bandwidth):
             ax.plot(x[rows["bound by"] == bound], y[rows["bound by"] == bound], "o", color=color,
                     label=bound)
     for i, (name, bound) in enumerate(rows["bound by"].items()):
-        left = bound == "arithmetic" and i % 2 == 0                   # the peak is above it
-        ax.annotate(name, (x[name], y[name]), (-7 if left else 7, -10 if left or i % 2 else 3),
+        left = bound == "arithmetic" and i % 2 == 0
+        below = bound == "arithmetic" or name == "mean of h"          # above it is another name
+        ax.annotate(name, (x[name], y[name]), (-7 if left else 7, -10 if below else 3),
                     size=9, ha="right" if left else "left", textcoords="offset points",
                     color=BOUND[bound])
     reached = y / np.minimum(peak, bandwidth * x) * 1e9
@@ -41,7 +42,7 @@ def draw_roofline(rows, peak, bandwidth):
 
 
 def draw_profile(averages, steps):
-    """A bar for each part of a step that record_function named: its share of the time."""
+    """A bar for each part of a profiled step that record_function named: its share of the time."""
     parts = {e.key: e.cpu_time_total / steps for e in averages if e.is_user_annotation}
     parts = dict(sorted(parts.items(), key=lambda part: part[1]))
     total = sum(parts.values())
@@ -51,7 +52,7 @@ def draw_profile(averages, steps):
     for y, t in enumerate(parts.values()):
         ax.text(100 * t / total, y, f" {100 * t / total:.0f}%, {t / 1e3:.2f} ms", va="center")
     forward = [name for name in parts if name in ("Linear", "BatchNorm1d")]
-    ax.set(xlabel="share of the step (%)", xlim=(0, 120 * max(parts.values()) / total),
+    ax.set(xlabel="share of the profiled step (%)", xlim=(0, 120 * max(parts.values()) / total),
            title="Going forward, " + ", ".join(
                f"{name} takes {parts[name] / total:.0%}" for name in forward[::-1]))
     ax.grid(axis="y", visible=False)
@@ -95,9 +96,11 @@ def draw_peaks(jobs, peaks):
     ax.bar_label(bars, [f" {mb:,.0f}" for mb in peaks])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    most = peaks.index(max(peaks))
-    ax.set(xlabel="peak memory beyond the imports (MB)", xlim=(0, 1.15 * max(*peaks, 1)),
-           title=f"{', '.join(jobs[most]).capitalize()}: {peaks[most]:,.0f} MB")
+    most = jobs[peaks.index(max(peaks))][0]
+    ax.set(xlabel="peak memory of the job alone (MB)", xlim=(0, 1.15 * max(*peaks, 1)),
+           title=f"{most.capitalize()} takes " + ", ".join(
+               f"{mb:,.0f} MB ({way})" for (job, way), mb in zip(jobs, peaks, strict=True)
+               if job == most))
     return finished(fig)
 
 
@@ -109,12 +112,13 @@ def draw_growth(costs):
         for color, (what, rows) in zip(COLORS, costs.groupby("what", sort=False), strict=False):
             before, last = rows[column].iloc[-2:]
             grown[what, column] = last / before
-            ax.plot(rows["size"], rows[column], "o-", color=color, ms=4)
-            ax.annotate(f"{what}: {last / before:.1f} times", (rows["size"].iloc[-1], last), (5, 0),
-                        textcoords="offset points", va="center", color=color)
-        ax.set(xscale="log", yscale="log", xlabel="size", xlim=(1.5, 8 * costs["size"].max()),
+            ax.plot(rows["size"], rows[column], "o-", color=color, ms=4,
+                    label=f"{what}: {last / before:.1f} times")
+        ax.legend(title="last doubling", loc="lower right")
+        ax.set(xscale="log", yscale="log", xlabel="size", xlim=(1.5, 20 * costs["size"].max()),
                ylabel={"ms": "time of a step (ms)", "MB": "memory kept (MB)"}[column])
         for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if axis is ax.yaxis else (1,)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_locator(NullLocator())
     dearest = max((what for what, column in grown if column == "ms"),

@@ -45,7 +45,7 @@ def check_length_batches(length_batches):
     batches = call(where, length_batches, X, Y, 8)
     found = call(where, lambda: [*itertools.islice(batches, 14)])
     same_number(f"{where}, batches in two epochs", len(found), 14)
-    orders = []
+    orders, groups = [], []
     for epoch in (found[:7], found[7:]):
         names = [name for x, _ in epoch for name in x[:, 0].tolist()]
         if twice := sorted(names) != [*range(50)] and next(
@@ -58,9 +58,12 @@ def check_length_batches(length_batches):
                 wrong(f"{where}: x and y are {x.shape[1]} and {y.shape[1]} wide in a batch whose "
                       f"longest name has {longest} characters")
         orders.append([y.shape[1] for _, y in epoch])
+        groups.append({frozenset(x[:, 0].tolist()) for x, _ in epoch})
     padding = sum((y < 0).sum().item() for _, y in found) / sum(y.numel() for _, y in found)
     if padding > 0.15:
         wrong(f"{where}: {padding:.0%} of the positions are padding; sort before you cut")
     if orders[0] == sorted(orders[0]) or orders[0] == orders[1]:
         wrong(f"{where}: the batches are {orders[0]} wide, then {orders[1]}; mix their order")
+    if groups[0] == groups[1]:
+        wrong(f"{where}: the same names share a batch in both epochs; shuffle them before you sort")
     return f"{padding:.0%} of the positions are padding"

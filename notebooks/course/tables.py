@@ -42,7 +42,7 @@ def holm(p):
     return corrected
 
 
-def paired(rows, by, base, value="val", pair="seed"):
+def paired(rows, by, base, value="val"):
     """Each group of `rows` against the group `base`, over the same seeds.
 
     A line for every value of the column `by`: the number of pairs, mean and standard deviation of
@@ -50,16 +50,16 @@ def paired(rows, by, base, value="val", pair="seed"):
     the pairs (Student's t), the p without pairs (Welch's test), and a verdict in words: "lower"
     or "higher" only if both p are below 0.05.
     """
-    if absent := [column for column in (by, value, pair) if column not in rows]:
+    if absent := [column for column in (by, value, "seed") if column not in rows]:
         raise ValueError(f"there is no column {absent[0]!r}; there are {', '.join(map(str, rows))}")
     if base not in set(rows[by]):
         raise ValueError(f"{base!r} is not in the column {by!r}; it has {sorted(set(rows[by]))}")
-    if rows.duplicated([by, pair]).any():
-        twice = rows[rows.duplicated([by, pair])].iloc[0]
-        raise ValueError(f"{twice[by]!r} has two rows for {pair} {twice[pair]}; keep one")
-    wide = rows.pivot(index=pair, columns=by, values=value).astype(float)
+    if rows.duplicated([by, "seed"]).any():
+        twice = rows[rows.duplicated([by, "seed"])].iloc[0]
+        raise ValueError(f"{twice[by]!r} has two rows for seed {twice.seed}; keep one")
+    wide = rows.pivot(index="seed", columns=by, values=value).astype(float)
     if wide.isna().any(axis=None) or len(wide) < 2:
-        raise ValueError(f"{value!r} must be there for 2 or more values of {pair!r} in each group; "
+        raise ValueError(f"{value!r} must be there for 2 or more seeds in each group; "
                          f"there are {wide.notna().sum().to_dict()}")
     lines = {}
     for name in rows[by].unique():
