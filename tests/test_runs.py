@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import helpers
-from course import evidence, own, record, runs, studies, wavenet
+from course import evidence, own, record, runs, studies, together, wavenet
 
 # Every model, small enough to train within a blink.
 SMALL = {
@@ -168,6 +168,16 @@ def test_recorded_rows_are_whole(part):
             assert 0.7 < row["cpu"] / c["budget"] < 1.4
         assert row["steps"] == c.get("max_steps", row["steps"]) or c["budget"]
         assert row["parameters"] == count(json.dumps(c | {"seed": 1}))
+
+
+@pytest.mark.parametrize("group", ["flat, 8 letters", "tree, bug", "tree, fixed"])
+def test_seeds_that_train_together_end_as_if_alone(group, small):
+    config = evidence.LECTURES[group][0] | {"n_embd": 4, "n_hidden": 8, "max_steps": 30}
+    configs = [small(**config, seed=seed) for seed in (1, 2)]
+    models = [runs.build(c) for c in configs]
+    together.train(models, *runs.data(configs[0], "train"), (1, 2), 30, 32, 0.1)
+    for c, model in zip(configs, models, strict=True):
+        assert runs.loss(model, c) == pytest.approx(runs.measure(c)[0]["val"], abs=1e-4)
 
 
 def test_a_kept_net_gives_what_it_gave(small, tmp_path):

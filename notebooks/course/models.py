@@ -166,7 +166,7 @@ class NGram(nn.Module):
 class Rows:
     """The history in rows of one word each, for a CausalConv1d: called as history(x, offsets).
 
-    As WordHistory, without its masks: before the start of a row is zero anyway.
+    Like WordHistory, without its masks: what is before a row is zero anyway.
     """
 
     def __call__(self, x, offsets):
@@ -195,7 +195,7 @@ class ByLength(nn.Module):
 
 
 class StackLayer(nn.Module):
-    """Causal convolution and GELU, added to the input where `residual`: (..., C_in) -> (..., C)."""
+    """Causal convolution and GELU, added to the input if `residual`: (..., C_in) -> (..., C)."""
 
     def __init__(self, C_in, C, dilation, kernel_size, residual):
         super().__init__()
@@ -210,7 +210,7 @@ class StackLayer(nn.Module):
 class Stack(nn.Module):
     """Predicts the next character at every position: (N, L) int64 -> (N, L, V).
 
-    The first layer joins `kernel_size` characters, each of `dilations` adds one that joins two
+    The first layer joins `kernel_size` characters; each of `dilations` adds one that joins two
     places. With ring buffers as `histories` X is one position, (N,).
     """
 

@@ -31,7 +31,7 @@ def val_losses(config):
 
 
 def missing(configs, lines):
-    """{key: configuration} of those that have no row among the JSON lines yet."""
+    """{key: config} of the configurations that have no row in the JSON lines yet."""
     have = {json.loads(line)["config"] for line in lines}
     asked = {runs.key(config): config for config in configs}
     return {key: config for key, config in asked.items() if key not in have}
