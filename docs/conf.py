@@ -13,7 +13,7 @@ for path in (DOCS.parent / "notebooks").glob("*.ipynb"):
 
 project = html_title = "Building a WaveNet, by hand"
 extensions = ["myst_nb"]
-exclude_patterns = ["_build", "names", "requirements.txt"]
+exclude_patterns = ["_build", "_templates", "names", "requirements.txt"]
 myst_heading_anchors = 2                    # notebooks link to a heading by its text: #Exercises
 myst_heading_slug_func = "builtins.str"
 highlight_language = "none"
@@ -24,7 +24,9 @@ nb_code_prompt_show = "Write down your prediction, then show the output"
 nb_code_prompt_hide = "Hide the output"
 
 html_theme = "furo"
-html_static_path = ["_static"]
+html_static_path, templates_path = ["_static"], ["_templates"]
+html_sidebars = {"**": ["sidebar/brand.html", "sidebar/search.html", "sidebar/scroll-start.html",
+                        "names.html", "sidebar/navigation.html", "sidebar/scroll-end.html"]}
 html_css_files = ["site.css"]
 html_favicon = "_static/icon.svg"
 html_copy_source = html_show_copyright = html_use_index = False
