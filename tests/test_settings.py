@@ -69,8 +69,8 @@ def test_runs_with_other_values_and_words(path, which, run, words_file, monkeypa
     setting = dict(SETTINGS[which])
     if setting.get("group_size", 2) != 2 and "group_size" not in parameters(path):
         del setting["block_size"]                     # here the tree joins pairs
-    if "recipe" in setting:
-        setting["recipe"] = setting["recipe"].get(path.name[:2])
+    if recipe := setting.pop("recipe", {}).get(path.name[:2]):
+        setting["recipe"] = recipe
     if "float64" in which:
         torch.set_default_dtype(torch.float64)
         request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
@@ -247,6 +247,6 @@ def test_pytest_runs_in_notebooks_and_leaves_those_of_a_reader_alone(tmp_path):
 @pytest.mark.full
 def test_a_training_that_a_time_limit_cuts_off_fails_and_the_cells_below_it_work():
     """Of the trainings of 03 the first fails, and the log misses the saved losses."""
-    said = pytest_in(PATHS[3].parent, PATHS[3].name, "-n0", "--full", "--nbval-cell-timeout=20")
+    said = pytest_in(PATHS[3].parent, PATHS[3].name, "-n0", "--full", "--nbval-cell-timeout=8")
     assert "cut off by the time limit" in said, said
     assert re.search("^1 failed, 20 passed, 1 xfailed, 7 xpassed", said, re.M), said
