@@ -1,5 +1,6 @@
 """pytest, for the tests and the notebooks: quick by default, `--full` to train for real."""
 
+import concurrent.futures
 import contextlib
 import functools
 import os
@@ -140,12 +141,17 @@ def run(monkeypatch, tmp_path, only_this_computer):
     import matplotlib.pyplot as plt
 
     import helpers
+    from course import runner
 
     def run(path, changes, around=lambda cell: contextlib.nullcontext(), choose=list):
         monkeypatch.chdir(path.parent)
         monkeypatch.setattr(sys, "path", sys.path[:])
         monkeypatch.setattr(helpers, "QUICK", True)
-        monkeypatch.setenv("MAKEMORE_QUICK", "1")               # for the processes of notebook 10
+        monkeypatch.setenv("MAKEMORE_QUICK", "1")
+        # Notebook 10 starts a process for each of its runs. In a kernel it does so in the tests, too.
+        for module in (concurrent.futures, runner):
+            monkeypatch.setattr(module, "ProcessPoolExecutor",
+                                lambda *_: concurrent.futures.ThreadPoolExecutor(1))
         monkeypatch.setattr(helpers, "OUTPUT", tmp_path / "output")
         known = {name: changes[name] for name in save.parameters(path) if name in changes}
         cells = save.code_cells(save.with_parameters(path, known))
