@@ -148,7 +148,7 @@ def run(monkeypatch, tmp_path, only_this_computer):
         monkeypatch.setattr(sys, "path", sys.path[:])
         monkeypatch.setattr(helpers, "QUICK", True)
         monkeypatch.setenv("MAKEMORE_QUICK", "1")
-        # Notebook 10 starts a process for each of its runs. In a kernel it does so in the tests, too.
+        # Notebook 10 starts processes; in the kernel of its own test it does.
         for module in (concurrent.futures, runner):
             monkeypatch.setattr(module, "ProcessPoolExecutor",
                                 lambda *_: concurrent.futures.ThreadPoolExecutor(1))
