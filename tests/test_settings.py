@@ -225,6 +225,7 @@ def pytest_in(folder, *arguments, **env):
                           env=os.environ | env, stdout=subprocess.PIPE, check=False).stdout
 
 
+@pytest.mark.full
 def test_pytest_runs_in_notebooks_and_leaves_those_of_a_reader_alone(tmp_path):
     """In a commit to which a reader has added, with a TMPDIR too long for sockets and a profile."""
     project = shutil.copytree(ROOT, tmp_path / "a [x]", ignore=shutil.ignore_patterns(

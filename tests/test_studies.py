@@ -55,6 +55,7 @@ def python(*command, **options):
                             env=os.environ | {"PYTHONPATH": path})
 
 
+@pytest.mark.full
 def test_two_workers_measure_every_configuration_once(words, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
     monkeypatch.chdir(tmp_path)

@@ -79,6 +79,7 @@ ARMS = {"context": (CONTEXTS, {"epochs": 6}, RATES), "levels": (LEVELS, {"epochs
                             "words": "data/shakespeare.txt"}, [2 * rate for rate in RATES])}
 
 
+@functools.cache
 def stacks(part):
     """{arm: a WaveNet with its kernel size and dilations}, all of about as many parameters."""
     shapes, options, _ = ARMS[part]

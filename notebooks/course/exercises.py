@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import helpers
-from course import checking, evidence_turns, models, speed_turns, torch_turns, turns, wavenet
+from course import checking, models, wavenet
 from course.checking import (
     call,
     case,
@@ -29,6 +29,8 @@ def progress():
 
     The checks leave an empty file in notebooks/output/right for every right answer.
     """
+    from course import evidence_turns, speed_turns, torch_turns, turns  # scipy takes a second
+
     found = {}
     modules = vars(turns) | vars(torch_turns) | vars(evidence_turns) | vars(speed_turns)
     for name, function in sorted((modules | globals()).items()):

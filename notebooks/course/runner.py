@@ -8,8 +8,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
-import pandas as pd
-
 import helpers
 from course import runs
 
@@ -62,7 +60,10 @@ def collect(arms, base, file, workers=2, **values):
     `arms` is {label: settings}, `values` {setting: list}. The table has a column `arm`, and one
     for every setting.
     """
-    from course import tables  # takes a second, and the processes of run_all don't need it
+    # These take a second, and the processes of run_all don't need them.
+    import pandas as pd
+
+    from course import tables
 
     file, asked = Path(file), {}
     for (label, arm), *chosen in itertools.product(arms.items(), *values.values()):
