@@ -63,7 +63,7 @@ TRIALS = {
 }
 
 
-class GatedLayer(models.StackLayer):
+class GLULayer(models.StackLayer):
     """A StackLayer with a gated linear unit in place of GELU."""
 
     def __init__(self, C_in, C, *options):
@@ -78,8 +78,8 @@ def gated(stack, c):
     """The stack with gated layers."""
     C = c["n_hidden"]
     stack.layers = nn.ModuleList([
-        GatedLayer(c["n_embd"], C, 1, c["kernel_size"], False),
-        *(GatedLayer(C, C, d, 2, True) for d in c["dilations"])])
+        GLULayer(c["n_embd"], C, 1, c["kernel_size"], False),
+        *(GLULayer(C, C, d, 2, True) for d in c["dilations"])])
     return stack
 
 
