@@ -1,9 +1,11 @@
 """Behind notebook 12: the lecture's sampling, peak memory, and what a process has used."""
 
 import functools
+import operator
 import os
 import sys
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -97,13 +99,22 @@ def peak_memory(work, way, *, vocab_size, block_size, n_embd, n_hidden, stack, w
     return peak(lambda: job(n))
 
 
-def peaks(jobs, **sizes):
-    """peak_memory of each (work, way), two at a time, each in a process of its own.
+def evaluation(chunk, *, vocab_size, block_size, n_embd, n_hidden, windows):
+    """The cost of evaluating random windows in chunks: ms by the clock, and usage in ms."""
+    torch.set_num_threads(1)
+    tree = helpers.make_tree(vocab_size, block_size, n_embd, n_hidden)
+    X = torch.randint(vocab_size, (windows, block_size))
+    helpers.split_loss(tree, X[:1], X[:1, 0])
+    before, t0 = usage(), time.perf_counter()
+    helpers.split_loss(tree, X, X[:, 0], chunk)
+    clock, (user, system, faults) = time.perf_counter() - t0, map(operator.sub, usage(), before)
+    return 1e3 * clock, 1e3 * user, 1e3 * system, faults
 
-    In quick mode in this one.
-    """
-    measure = functools.partial(peak_memory, **sizes)
+
+def apart(work, jobs, at_once, **sizes):
+    """work(*job, **sizes) of each job, in a process of its own; in quick mode in this one."""
+    work = functools.partial(work, **sizes)
     if helpers.QUICK:
-        return [measure(*job) for job in jobs]
-    with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=1) as pool:
-        return list(pool.map(measure, *zip(*jobs, strict=True)))
+        return [work(*job) for job in jobs]
+    with ProcessPoolExecutor(at_once, get_context("spawn"), max_tasks_per_child=1) as pool:
+        return list(pool.map(work, *zip(*jobs, strict=True)))
