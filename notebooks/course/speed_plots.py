@@ -28,9 +28,9 @@ def draw_roofline(rows, peak, bandwidth):
         if (rows["bound by"] == bound).any():
             ax.plot(x[rows["bound by"] == bound], y[rows["bound by"] == bound], "o", color=color,
                     label=bound)
-    for i, (name, bound) in enumerate(rows["bound by"].items()):
-        left = bound == "arithmetic" and i % 2 == 0
-        below = bound == "arithmetic" or name == "mean of h"          # above it is another name
+    for name, bound in rows["bound by"].items():
+        left = name in ("Linear, level 1", "h - mean, large")         # beside it is another name
+        below = bound == "arithmetic" or name == "mean of h"          # above it, too
         ax.annotate(name, (x[name], y[name]), (-7 if left else 7, -10 if below else 3),
                     size=9, ha="right" if left else "left", textcoords="offset points",
                     color=BOUND[bound])
@@ -106,7 +106,7 @@ def draw_peaks(jobs, peaks):
 
 def draw_growth(costs):
     """Time and memory against the size of each "what", with the factor of the last doubling."""
-    fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
+    fig, axes = plt.subplots(1, 2, figsize=(10, 4.6))
     grown = {}
     for ax, column in zip(axes, ("ms", "MB"), strict=True):
         for color, (what, rows) in zip(COLORS, costs.groupby("what", sort=False), strict=False):
@@ -114,8 +114,8 @@ def draw_growth(costs):
             grown[what, column] = last / before
             ax.plot(rows["size"], rows[column], "o-", color=color, ms=4,
                     label=f"{what}: {last / before:.1f} times")
-        ax.legend(title="last doubling", loc="lower right")
-        ax.set(xscale="log", yscale="log", xlabel="size", xlim=(1.5, 20 * costs["size"].max()),
+        ax.legend(title="last doubling", loc="upper center", bbox_to_anchor=(0.5, -0.18))
+        ax.set(xscale="log", yscale="log", xlabel="size",
                ylabel={"ms": "time of a step (ms)", "MB": "memory kept (MB)"}[column])
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if axis is ax.yaxis else (1,)))
