@@ -72,7 +72,7 @@ def test_runs_with_other_values_and_words(path, which, run, words_file, monkeypa
         del setting["block_size"]                     # here the tree joins pairs
     if recipe := setting.pop("recipe", {}).get(path.name[:2]):
         setting["recipe"] = recipe
-    if "float64" in which:
+    if "float64" in which and path.name[:2] != "10":         # its processes begin with float32
         torch.set_default_dtype(torch.float64)
         request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
     with monkeypatch.context() as patch:
