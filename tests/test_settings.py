@@ -56,8 +56,8 @@ SETTINGS = {
     "one letter, one word, float64": FEW | {"names_file": ["a"] * 20, "seed": 7},
     "300 signs": FEW | {"names_file": [chr(0x4E00 + i % 300) + chr(0x4E00 + 7 * i % 300)
                                        for i in range(600)]},
-    "words of 200 letters": FEW | {"names_file": [
-        "".join(random.Random(i).choices(string.ascii_lowercase, k=200)) for i in range(30)]},
+    "words of 120 letters": FEW | {"names_file": [
+        "".join(random.Random(i).choices(string.ascii_lowercase, k=120)) for i in range(30)]},
 }
 QUICKLY = ("03", "08")                             # of each kind of network one
 
