@@ -126,39 +126,31 @@ def levels():
     return tuned("levels")
 
 
-# The field: a search for each family, in trials of BUDGET seconds each. The first 16 trials drew
-# from narrower spaces.
-TRIALS, BUDGET = 32, 45.0
+# The field: a search for each family, all with as many trials of as many seconds.
+TRIALS, BUDGET = 16, 45.0
 SPACE = {"dropout": FloatDistribution(0.0, 0.4),
          "weight_decay": FloatDistribution(1e-3, 0.5, log=True),
-         "learning_rate": FloatDistribution(3e-4, 2e-2, log=True),
-         "batch_size": choice(16, 32, 64, 128, 256, 512)}
-DILATIONS = [1, 2, 4], [1, 2, 4, 8], [1, 2, 4, 8, 1, 2], [1, 2, 4, 8] * 2, [1, 2, 4, 8] * 3
+         "learning_rate": FloatDistribution(3e-4, 1e-2, log=True),
+         "batch_size": choice(64, 128, 256)}
 SPACES = {
-    "flat": {"n_embd": choice(8, 16, 24, 48, 96), "n_hidden": choice(192, 384, 768, 1536)},
-    "torch tree": {"n_embd": choice(8, 16, 24, 48, 96), "n_hidden": choice(64, 96, 128, 192, 256),
+    "flat": {"n_embd": choice(16, 24, 48), "n_hidden": choice(384, 768, 1536)},
+    "torch tree": {"n_embd": choice(16, 24, 48), "n_hidden": choice(96, 128, 192),
                    "dropout": choice(0.0, 0.05, 0.1)},        # BatchNorm bears little of it
-    "wavenet": {"n_hidden": choice(32, 48, 64, 96, 128), "n_skip": choice(96, 192, 384),
-                "dilations": choice(*DILATIONS)},
+    "wavenet": {"n_hidden": choice(48, 64, 96, 128), "n_skip": choice(96, 192),
+                "dilations": choice([1, 2, 4], [1, 2, 4, 8], [1, 2, 4, 8, 1, 2],
+                                            [1, 2, 4, 8, 1, 2, 4, 8])},
     "gru": {"n_hidden": choice(96, 128, 192, 256), "n_layers": choice(1, 2)},
     "lstm": {"n_hidden": choice(96, 128, 192, 256), "n_layers": choice(1, 2)},
-    "transformer": {"n_hidden": choice(48, 64, 96, 128), "n_layers": choice(2, 3, 4)},
+    "transformer": {"n_hidden": choice(48, 64, 96), "n_layers": choice(2, 3, 4)},
 }
 
 
 def search(family, where, workers=2):
-    """Search for the settings of a family that are best after BUDGET seconds; add to SEARCHES.
-
-    It takes TRIALS trials, and eight more as long as one of the last three is the best.
-    """
-    base, n = {"model": family, "budget": BUDGET, "average": 0.99}, TRIALS
-    while True:
-        study = studies.open_study(family, where, space=SPACE | SPACES[family], base=base,
-                                   n_trials=n)
-        studies.run(study, where, workers)
-        if study.best_trial not in studies.trials_of(study)[-3:]:
-            break
-        n += 8
+    """Search for the settings of a family that are best after BUDGET seconds; add to SEARCHES."""
+    base = {"model": family, "budget": BUDGET, "average": 0.99}
+    study = studies.open_study(family, where, space=SPACE | SPACES[family], base=base,
+                               n_trials=TRIALS)
+    studies.run(study, where, workers)
     keep_search(family, where)
     winner.cache_clear()
 
@@ -207,24 +199,15 @@ def field():
             **{LABELS[family]: winner(family) for family in SPACES}}
 
 
-# Steps that took BUDGET seconds on one thread: a row of so many steps can be measured again.
-STEPS = {LECTURE: 46_000, "tree, recipe of 07": 14_000, "WaveNet, recipe of 09": 720}
-
-
-def for_seconds(label, seconds=BUDGET):
-    """One of the field, with the steps that take so many seconds."""
-    steps = round(STEPS[label] * seconds / BUDGET)
-    return runs.with_steps(runs.complete(field()[label]), steps)
-
-
 def equal_time():
-    """The field, about BUDGET seconds each, in a fixed number of steps."""
-    return seeds([for_seconds(label) for label in STEPS])
+    """The field, BUDGET seconds of the processor each."""
+    return seeds([config | {"budget": BUDGET} for config in field().values()])
 
 
 def carried():
     """The WaveNet of the search and that of notebook 09, for as long as 09's short run takes."""
-    return seeds([for_seconds(label, 77) for label in ("WaveNet", "WaveNet, recipe of 09")], 3)
+    return seeds([field()[label] | {"budget": 77.0}
+                  for label in ("WaveNet", "WaveNet, recipe of 09")], 3)
 
 
 # Two forms of each family for a long training: more dropout, other sizes, the rest its winner's;
@@ -345,9 +328,8 @@ def group_of(part, row):
     if part == "rates":
         return runs.key(json.loads(row["config"]) | {"seed": 0})
     if part in ("equal_time", "carried"):
-        own = runs.key({k: v for k, v in json.loads(row["config"]).items()
-                        if k not in ("seed", "steps", "max_steps")})
-        return next(label for label, config in field().items() if runs.key(config) == own)
+        config = {k: v for k, v in json.loads(row["config"]).items() if k not in ("seed", "budget")}
+        return next(label for label, other in field().items() if other == config)
     return LABELS[row["model"]]
 
 
