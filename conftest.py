@@ -125,9 +125,10 @@ def only_this_computer(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: pytest.fail("the notebook uses the GPU"))
-    # In torch's build for GPUs every optimiser asks whether one is recording.
+    # In torch's build for GPUs every optimiser asks whether one is recording; Timer waits for it.
     monkeypatch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check",
                         lambda self: None)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: None)
 
 
 @pytest.fixture
