@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import helpers
-from course import fitting, memory, models, wavenet
+from course import fitting, memory, models, runs, wavenet
 
 FILE = helpers.ROOT / "data" / "speed.csv"
 BEST = {"model": "packed", "epochs": 3.25, "batches": "mixed", "batch_size": 64, "lr": 6e-3,
@@ -29,7 +29,9 @@ BEST = {"model": "packed", "epochs": 3.25, "batches": "mixed", "batch_size": 64,
         "gain": 1, "grows": False, "update": {"fused": True}, "one_tensor": False,
         "bfloat16": False, "compiled": False}
 BY_LENGTH = {"model": "stack", "batches": "length", "anneal": "cos"}
+LECTURE = {"model": "tree"}
 TRIALS = {
+    "the lecture's recipe": LECTURE,
     "the last recipe": {},
     "by length, 5 epochs, cosine": BY_LENGTH | {"epochs": 5},
     "by length, 4 epochs, cosine": BY_LENGTH | {"epochs": 4},
@@ -142,22 +144,31 @@ def make_optimizers(net, c):
     return [torch.optim.AdamW(parameters, **c["update"], **how), *others]
 
 
-def measure(seed, **changes):
-    """Train on one thread, and return a row: seconds, operations (10^12) and val at the end."""
-    c = BEST | changes
+def lecture(seed):
+    """The lecture's tree, its number of steps, what trains it and what measures its val."""
+    c = runs.complete(LECTURE | {"seed": seed})
+    net = runs.build(c)
+    runs.data(c, "train")                        # kept, so that its making isn't timed
+    return (net, helpers.capped(c["max_steps"], 4),
+            lambda net, steps, whole: runs.train(net, runs.with_steps(c, steps)),
+            lambda: runs.loss(net, c))
+
+
+def prepare(seed, c):
+    """The net of any other trial, its number of steps, what trains it and what measures its val."""
     words = helpers.load_words()
     stoi, _ = helpers.build_vocab(words)
     parts = helpers.split_words(words)
     (X, Y), (Xv, Yv) = (wavenet.encode_names(parts[part], stoi) for part in ("train", "val"))
-    steps = helpers.capped(round(c["epochs"] * math.ceil(len(X) / c["batch_size"])), 4)
+    total = helpers.capped(round(c["epochs"] * math.ceil(len(X) / c["batch_size"])), 4)
     torch.manual_seed(seed)
     net = build(c, len(stoi))
     optimizers = make_optimizers(net, c)
-    schedules = [fitting.one_cycle(optimizer, c["lr"], steps, c["warmup"], cycle_momentum=False,
+    schedules = [fitting.one_cycle(optimizer, c["lr"], total, c["warmup"], cycle_momentum=False,
                                    anneal_strategy=c["anneal"]) for optimizer in optimizers]
     make = models.length_batches if c["batches"] == "length" else fitting.window_batches
 
-    def train(net, steps, schedules):
+    def train(net, steps, whole):
         torch.manual_seed(seed)
         batches = make(X, Y, c["batch_size"])
         if c["grows"]:
@@ -169,16 +180,24 @@ def measure(seed, **changes):
             with torch.autocast("cpu", torch.bfloat16, c["bfloat16"]):
                 L = loss(net, x, y)
             L.backward()
-            for each in optimizers + schedules:
+            for each in optimizers + whole * schedules:
                 each.step()
 
+    return net, total, train, lambda: wavenet.name_loss(getattr(net, "stack", net), Xv, Yv,
+                                                        packed=False)
+
+
+def measure(seed, **changes):
+    """Train on one thread, and return a row: seconds, operations (10^12) and val at the end."""
+    c = BEST | changes
+    net, steps, train, val = lecture(seed) if changes == LECTURE else prepare(seed, c)
     with helpers.threads(1):
         clock, cpu = time.perf_counter(), time.process_time()
-        train(torch.compile(net) if c["compiled"] else net, steps, schedules)
+        train(torch.compile(net) if c["compiled"] else net, steps, whole=True)
         clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
-        val = wavenet.name_loss(getattr(net, "stack", net), Xv, Yv, packed=False)
+        val = val()
         with FlopCounterMode(display=False) as counter:
-            train(net, 20, [])
+            train(net, 20, whole=False)
     return {"seed": seed, "val": round(val, 5), "seconds": round(clock, 2), "cpu": round(cpu, 2),
             "operations": round(counter.get_total_flops() / 20 * steps / 1e12, 4),
             "parameters": sum(p.nelement() for p in net.parameters()), "steps": steps,
