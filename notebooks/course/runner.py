@@ -5,11 +5,17 @@ import io
 import itertools
 import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
 import helpers
 from course import runs
+
+# Where the system can, one process imports torch, and the workers are forked from it.
+CONTEXT = get_context("spawn")
+if "forkserver" in get_all_start_methods():
+    CONTEXT = get_context("forkserver")
+    CONTEXT.set_forkserver_preload(["torch", "torch._dynamo", "matplotlib.pyplot", "pandas"])
 
 
 def quietly(config):
@@ -38,7 +44,7 @@ def missing(configs, lines):
 def run_all(configs, file, workers=2):
     """Measure what the file lacks, append a JSON line for each, and yield the rows."""
     lines = file.read_text().splitlines() if file.exists() else []
-    pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, CONTEXT)
     try:
         jobs = {pool.submit(measure_row, config): key
                 for key, config in missing(configs, lines).items()}
