@@ -32,6 +32,7 @@ BY_LENGTH = {"model": "stack", "batches": "length", "anneal": "cos"}
 LECTURE = {"model": "tree"}
 TRIALS = {
     "the lecture's recipe": LECTURE,
+    "the last recipe, same run": {},
     "the last recipe": {},
     "by length, 5 epochs, cosine": BY_LENGTH | {"epochs": 5},
     "by length, 4 epochs, cosine": BY_LENGTH | {"epochs": 4},
