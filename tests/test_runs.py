@@ -205,7 +205,7 @@ def test_rows_are_kept_beside_the_others(tmp_path):
     assert evidence.rows_of("claims", file).val.value_counts()[2.5] == 2
     assert len(pd.read_csv(file)) == 4
     assert list(tmp_path.iterdir()) == [file]
-    with pytest.raises(ValueError, match="'text' is no part of"):
+    with pytest.raises(ValueError, match="'text' is not a part of"):
         evidence.load("text", file)
 
 

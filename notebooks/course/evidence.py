@@ -2,8 +2,8 @@
 
     PYTHONPATH=notebooks python -m course.evidence claims
 
-in the project's folder measures what the file lacks of a part, with two workers, and goes on where
-it was stopped. To measure rows again, delete them first. Without a name it lists the parts.
+in the project's folder measures the rows of a part that the file lacks, with two workers. If it was
+stopped, it resumes. To measure rows again, delete them first. Without a name it lists the parts.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def claims():
 
 
 def copies():
-    """Names that stand twice: kept, taken out of train, or out of the whole list."""
+    """Names that appear twice: kept, taken out of train, or out of the whole list."""
     wave = {"model": "wavenet", "n_hidden": 48, "n_skip": 48, "dilations": [1, 2, 4, 8],
             "epochs": 8}
     return seeds([wave | {"copies": how} for how in ("kept", "not in train", "none")])
@@ -135,7 +135,7 @@ SPACE = {"dropout": FloatDistribution(0.0, 0.4),
 SPACES = {
     "flat": {"n_embd": choice(16, 24, 48), "n_hidden": choice(384, 768, 1536)},
     "torch tree": {"n_embd": choice(16, 24, 48), "n_hidden": choice(96, 128, 192),
-                   "dropout": choice(0.0, 0.05, 0.1)},        # BatchNorm bears little of it
+                   "dropout": choice(0.0, 0.05, 0.1)},        # BatchNorm tolerates little
     "wavenet": {"n_hidden": choice(48, 64, 96, 128), "n_skip": choice(96, 192),
                 "dilations": choice([1, 2, 4], [1, 2, 4, 8], [1, 2, 4, 8, 1, 2],
                                             [1, 2, 4, 8, 1, 2, 4, 8])},
@@ -271,9 +271,9 @@ STUDIES = {f.__name__: f for f in (claims, copies, context, text, levels, rates,
 
 
 def record(name, where, workers=2):
-    """Measure what FILE lacks of a part of the evidence, and keep the rows that are finished."""
+    """Measure the rows of a part that are missing from FILE, and keep those that are finished."""
     if name not in STUDIES:
-        raise ValueError(f"{name!r} is no part of the evidence; expected {', '.join(STUDIES)}")
+        raise ValueError(f"{name!r} is not a part of the evidence; expected {', '.join(STUDIES)}")
     have, asked = set(rows_of(name).config), {runs.key(c): c for c in STUDIES[name]()}
     study = studies.open_study(name, where, [c for k, c in asked.items() if k not in have])
     try:
@@ -311,7 +311,7 @@ def load(name, file=FILE):
     """
     rows = rows_of(name, file)
     if rows.empty:
-        raise ValueError(f"{name!r} is no part of {file.name}; expected {', '.join(STUDIES)}")
+        raise ValueError(f"{name!r} is not a part of {file.name}; expected {', '.join(STUDIES)}")
     rows["by_position"] = rows.by_position.map(json.loads)
     rows = with_settings(rows)
     rows["gap"] = rows.val - rows.train
@@ -359,7 +359,7 @@ CLAIMS = [
 
 
 def verdicts(*parts):
-    """The claims of these parts, or of all, held against the recorded rows: a table.
+    """The claims of these parts, or of all, checked against the recorded rows: a table.
 
     `p Holm` takes the larger of a claim's two p, and corrects it for all the lines of the table.
     A claim survives if that is below 0.05; then all three are.

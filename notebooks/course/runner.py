@@ -61,7 +61,7 @@ def run_all(configs, file, workers=2):
 
 
 def collect(arms, base, file, workers=2, **values):
-    """The rows of every arm at every combination of `values`; what the file lacks is measured.
+    """The rows of every arm at every combination of `values`; only missing rows are measured.
 
     `arms` is {label: settings}, `values` {setting: list}. The table has a column `arm`, and one
     for every setting.

@@ -29,7 +29,7 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 @storage.clear_errors()
 def open_study(name, where, configs=(), space=None, base=None, n_trials=0, seed=0):
-    """The study `name` in the storage `where`, with every trial queued that it lacks.
+    """The study `name` in the storage `where`, with every missing trial queued.
 
     Give a list of `configs`, or a `space` to search in `n_trials` trials around the configuration
     `base`: {setting: search.choice(...)}. The same call resumes the study.
@@ -59,7 +59,7 @@ def trials_of(study, *states):
 
 
 def work(study):
-    """Run the study's trials, one after the other, until none waits or runs any more."""
+    """Run the study's trials, one after the other, until none is waiting or running."""
     parent = os.getppid()
     while trials_of(study, *LEFT) and not ("STUDY_WORKER" in os.environ and os.getppid() != parent):
         if trials_of(study, TrialState.WAITING):
@@ -100,7 +100,7 @@ def objective(study, trial):
 
 
 def start_worker(name, where, log=None):
-    """A process that works on a study; what it says goes to the file `log`."""
+    """A process that works on a study; its output goes to the file `log`."""
     path = [str(helpers.ROOT), str(helpers.ROOT / "notebooks"), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(
         [sys.executable, "-m", "course.studies", name, str(where)], stdout=log, stderr=log,
@@ -132,9 +132,9 @@ def run(study, where, workers=2):
                 p.kill()
                 p.wait()
         log.seek(0)
-        words = log.read().splitlines() or ["they gave no reason"]
+        words = log.read().splitlines() or ["no output"]
     if rest := len(trials_of(study, *LEFT)):
-        raise RuntimeError(f"the workers have ended, {rest} trials are left: {words[-1]}")
+        raise RuntimeError(f"the workers ended with {rest} trials left: {words[-1]}")
 
 
 if __name__ == "__main__":

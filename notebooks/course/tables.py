@@ -59,7 +59,7 @@ def paired(rows, by, base, value="val"):
         raise ValueError(f"{twice[by]!r} has two rows for seed {twice.seed}; keep one")
     wide = rows.pivot(index="seed", columns=by, values=value).astype(float)
     if wide.isna().any(axis=None) or len(wide) < 2:
-        raise ValueError(f"{value!r} must be there for 2 or more seeds in each group; "
+        raise ValueError(f"{value!r} is needed for 2 or more seeds in each group; "
                          f"there are {wide.notna().sum().to_dict()}")
     lines = {}
     for name in rows[by].unique():
