@@ -164,9 +164,7 @@ def test_recorded_rows_are_whole(part):
     for row in rows.to_dict("records"):
         c = runs.complete(json.loads(row["config"]))
         assert 1.2 < row["train"] < row["val"] < 2.6
-        if c.get("budget"):
-            assert 0.7 < row["cpu"] / c["budget"] < 1.4
-        assert row["steps"] == c.get("max_steps", row["steps"]) or c["budget"]
+        assert row["steps"] == (c.get("steps") or c.get("max_steps", row["steps"]))
         assert row["parameters"] == count(json.dumps(c | {"seed": 1}))
 
 
