@@ -152,7 +152,7 @@ def test_workers_that_end_too_early_say_why(words, tmp_path, monkeypatch):
     study = studies.open_study("s", tmp_path / "s.db", ngrams(words, 1))
     monkeypatch.setattr(studies, "start_worker", lambda name, where, log: python(
         "raise SystemExit('no power')", stderr=log))
-    with pytest.raises(RuntimeError, match="1 trials are left: no power"):
+    with pytest.raises(RuntimeError, match="ended with 1 trials left: no power"):
         studies.run(study, tmp_path / "s.db", 1)
 
 
