@@ -374,8 +374,8 @@ def shape_table(model, X):
 
 
 def split_loss(model, X, Y, chunk=4096):
-    """Mean loss over (X, Y) in eval mode, `chunk` windows at a time; of 4,096 in quick mode."""
-    X, Y = X[:capped(len(X), 4096)], Y[:capped(len(Y), 4096)]
+    """Mean loss over (X, Y) in eval mode, `chunk` windows at a time; of 1,024 in quick mode."""
+    X, Y = X[:capped(len(X), 1024)], Y[:capped(len(Y), 1024)]
     with mode(model, False), torch.inference_mode():
         return sum(F.cross_entropy(model(x), y, reduction="sum").item()
                    for x, y in zip(X.split(chunk), Y.split(chunk), strict=True)) / len(X)

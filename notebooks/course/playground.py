@@ -32,7 +32,7 @@ OFFERED = {"block_size": [2, 4, 8, 16, 32], "n_embd": [4, 10, 16, 24, 32, 48],
            "learning_rate": [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 10.0],
            "batch_size": [2, 4, 8, 16, 32, 64, 128, 256, 512],
            "max_steps": [500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000]}
-EXAMPLES = helpers.capped(10_000, 2_000)  # of each split are measured
+EXAMPLES = helpers.capped(10_000, 1_000)  # of each split are measured
 RUNS = []  # on the leaderboard; a cell that is run again keeps them, a restart clears them
 
 
@@ -122,7 +122,7 @@ def run(parts, config=None, *, into=None, on_progress=lambda: None):
     run = into or Run(complete(config or {}))
     c, stoi = run.config, helpers.build_vocab([w for part in parts.values() for w in part])[0]
     with helpers.threads(1), OwnDraws(torch.Generator().manual_seed(int(c["seed"]))):
-        some = parts["train"][:helpers.capped(10**9, 2000)]
+        some = parts["train"][:helpers.capped(10**9, 500)]
         train = helpers.build_dataset(some, c["block_size"], stoi)
         val = [t[:EXAMPLES] for t in helpers.build_dataset(parts["val"], c["block_size"], stoi)]
         model = helpers.make_tree(len(stoi), c["block_size"], c["n_embd"], c["n_hidden"])

@@ -165,9 +165,9 @@ def load_parts(words, pieces, copies):
 
 @_cached
 def tensors(words, pieces, copies, split, form, block_size):
-    """(X, Y) of a split, as windows or as whole names; in quick mode of its first 2,000 words."""
+    """(X, Y) of a split, as windows or as whole names; in quick mode of its first 500 words."""
     stoi, parts = load_parts(words, pieces, copies)
-    part = parts[split][:helpers.capped(len(parts[split]), 2000)]
+    part = parts[split][:helpers.capped(len(parts[split]), 500)]
     if form == "windows":
         return helpers.build_dataset(part, block_size, stoi)
     return wavenet.encode_names(part, stoi)

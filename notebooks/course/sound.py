@@ -34,7 +34,7 @@ def read_wav(wav_file, rate, seconds):
 
 def split_wave(wave, n_start, n_rest):
     """(what to train on, `n_start` samples, the last `n_rest` samples). Shorter in quick mode."""
-    n_start, n_rest = helpers.capped(n_start, 300), helpers.capped(n_rest, 600)
+    n_start, n_rest = helpers.capped(n_start, 100), helpers.capped(n_rest, 200)
     return wave.split([len(wave) - n_start - n_rest, n_start, n_rest])
 
 
