@@ -276,7 +276,8 @@ def draw_cube(sizes, *averaged):
         def cell(b, t, c, corners, ax=ax, dims=dims):
             b, t, c = (0 if d in dims else i for d, i in enumerate((b, t, c)))
             ax.add_patch(Polygon([(x + 0.4 * z, y + 0.3 * z) for x, y, z in corners], lw=0.8,
-                                 facecolor=COLORS[(b + t) % 6], alpha=0.9 - 0.13 * c, ec="white"))
+                                 facecolor=[*COLORS[:5], INK][(b + t) % 6],
+                                 alpha=0.9 - 0.13 * c, ec="white"))
 
         for t in range(T):
             for b in range(B):
