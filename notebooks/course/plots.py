@@ -247,7 +247,7 @@ def draw_valley(paths, steepness):
 
 
 def draw_rates(vals):
-    """Val against the learning rate, in times its own best; a line for each optimiser.
+    """Val against the learning rate, divided by the best one; a line for each optimiser.
 
     `vals` is {name: a table with a row for each learning rate and a column for each seed}. The
     line joins the means, the band spans the seeds.
@@ -264,7 +264,7 @@ def draw_rates(vals):
         ax.fill_between(x, table.min(axis=1), table.max(axis=1), color=color, alpha=0.2, lw=0)
         cost[name] = means.max() - means.min()
         worst = max(worst, means.max())
-    ax.set(xscale="log", xlabel="learning rate, in times its own best",
+    ax.set(xscale="log", xlabel="learning rate / best learning rate",
            ylabel="val (nats per character)")
     ticks = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -304,12 +304,12 @@ def draw_race(runs, names, factor):
                 label=f"{name}, learning rate x {best:g}: {ends[name]:.3f}")
     winner = min(ends, key=ends.get)
     behind = max(ends.values()) - ends[winner]
-    ax.set(xlabel="step", ylabel="training loss (nats per character)")
+    ax.set(xlabel="step", ylabel=f"training loss, mean of {window} steps (nats per character)")
     if np.isfinite(lowest) and np.isfinite(first):
         ax.set_ylim(lowest - 0.05, first + 0.1)      # a run that flies off leaves the picture
     ax.set_title(f"The curves end within {behind:.3f} nats of each other" if 0 < behind < np.inf
                  else f"{winner} ends lowest")
-    ax.legend()
+    ax.legend(title="mean of the last 50 steps")
     return finished(ax.figure)
 
 
@@ -370,23 +370,24 @@ def draw_generator(model, itos, prefix, temperature, seed):
 def draw_costs(costs):
     """How many times as fast as windows the convolution is: dots measured, dotted lines counted.
 
-    `costs` has a row for each "data" and "context", with the columns "counted" and "measured".
+    `costs` has a row for each "data" and "window", with the columns "counted" and "measured".
     """
     fig, ax = plt.subplots(figsize=(9, 4))
     for color, (data, rows) in zip(COLORS, costs.groupby("data", sort=False), strict=False):
-        ax.plot(rows.context, rows.counted, ":", color=INK)
-        ax.plot(rows.context, rows.measured, "o-", color=color)
+        ax.plot(rows.window, rows.counted, ":", color=color)
+        ax.plot(rows.window, rows.measured, "o-", color=color)
         end = rows.iloc[-1]
-        ax.annotate(f"{data}: {end.measured:.1f}", (end.context, end.measured),
+        ax.annotate(f"{data}: {end.measured:.1f}", (end.window, end.measured),
                     (9, 0), textcoords="offset points", color=color, va="center")
     ax.axhline(1, color=INK, lw=1)
-    ax.set(xscale="log", yscale="log", xlabel="context (characters)", ylabel="times as fast")
-    ax.set_xticks(contexts := sorted(set(costs.context)), [f"{c:,}" for c in contexts])
+    ax.set(xscale="log", yscale="log", xlabel="window (characters)", ylabel="times as fast")
+    ax.set_xticks(windows := sorted(set(costs.window)), [f"{w:,}" for w in windows])
     ax.set_yticks([1, 10, 100], ["1", "10", "100"])
     ax.minorticks_off()
     most, least = costs.loc[costs.measured.idxmax()], costs.loc[costs.measured.idxmin()]
     ax.set_title("Convolution: " + ",\n".join(
-        f"{row.measured:.1f} times as fast on {row.data}, at a context of {row.context:,}"
+        f"{float(f'{row.measured:.2g}'):g} times as fast on {row.data}, "
+        f"with a window of {row.window:,}"
         for row in (most, least)), size=11)
     return finished(fig)
 
@@ -397,6 +398,5 @@ def draw_padding(differences):
     ax.bar(range(len(differences)), differences, color=COLORS[1])
     ax.set(xlabel="output", ylabel="largest difference of a logit")
     others = sum(not difference < 1e-4 for difference in differences)           # as is NaN
-    ax.set_title(f"With zeros at the left, {others} of {len(differences)} outputs are those of "
-                 "another network")
+    ax.set_title(f"With zeros at the left, {others} of {len(differences)} outputs change")
     return finished(fig)
