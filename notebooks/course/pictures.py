@@ -424,6 +424,6 @@ def draw_rings(size, inputs):
         ax.text(0, -1.35, f"in {x}\nout {old}", ha="center", va="top", size=10)
         ax.set(xlim=(-1.05, 1.05), ylim=(-2.1, 1.05), aspect="equal")
         ax.axis("off")
-    fig.suptitle(f"A ring of {size}: from t = {size} on, out comes what went in {size} calls ago",
+    fig.suptitle(f"A ring of {size}: from t = {size} on, it returns what went in {size} calls ago",
                  x=0.01, ha="left", weight="bold", size=11)
     return finished(fig)

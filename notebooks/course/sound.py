@@ -67,9 +67,9 @@ def draw_sound(start, real, made, rate):
         best = found[np.argsort(-height["peak_heights"])[:3]]
         peaks.append(", ".join(f"{f:.0f}" for f in sorted(frequency[best])))
     axes["join"].set(xlabel="ms after the start", yticks=[])
-    axes["join"].set_title(f"Together for {in_phase(real, made, rate):,.0f} ms", size=11)
+    axes["join"].set_title(f"Together for {in_phase(real, made, rate):,.0f} ms; the first 50", size=11)
     axes["join"].legend(loc="lower right", bbox_to_anchor=(1, 0.96), ncols=2)
     axes["all"].set(xlabel="seconds: real above, generated below", yticks=[])
     axes["spectra"].set(xlabel="Hz", ylabel="dB", ylim=(-40, 3), xlim=(0, 1200))
-    axes["spectra"].set_title(f"Strongest: {peaks[0]} Hz\ngenerated: {peaks[1]} Hz", size=10)
+    axes["spectra"].set_title(f"Strongest, real: {peaks[0]} Hz\ngenerated: {peaks[1]} Hz", size=10)
     return finished(fig)
