@@ -67,7 +67,8 @@ def draw_sound(start, real, made, rate):
         best = found[np.argsort(-height["peak_heights"])[:3]]
         peaks.append(", ".join(f"{f:.0f}" for f in sorted(frequency[best])))
     axes["join"].set(xlabel="ms after the start", yticks=[])
-    axes["join"].set_title(f"Together for {in_phase(real, made, rate):,.0f} ms; the first 50", size=11)
+    together = in_phase(real, made, rate)
+    axes["join"].set_title(f"Together for {together:,.0f} ms; the first 50", size=11)
     axes["join"].legend(loc="lower right", bbox_to_anchor=(1, 0.96), ncols=2)
     axes["all"].set(xlabel="seconds: real above, generated below", yticks=[])
     axes["spectra"].set(xlabel="Hz", ylabel="dB", ylim=(-40, 3), xlim=(0, 1200))
