@@ -206,7 +206,7 @@ def draw_sizes(table):
                     textcoords="offset points", color=color)
     last, others = table.iloc[-1], table.val[:-1].min()
     spans = [max(seeds) - min(seeds) for seeds in table.seeds if seeds]
-    ax.set(xscale="log", xlabel="parameters", ylabel="val (nats per character)")
+    ax.set(xscale="log", xlabel="parameters (log scale)", ylabel="val (nats per character)")
     ax.set_xticks(ticks := [table.parameters[stage] for stage in table.index if not near[stage]],
                   [f"{tick:,}" for tick in ticks])
     ax.minorticks_off()
@@ -214,7 +214,7 @@ def draw_sizes(table):
     change, moved = last.val - others, max(spans, default=0)
     ax.set_title(
         f"Val of {last.name!r} is {abs(change):.3f} {'below' if change < 0 else 'above'} the best "
-        "of the smaller models" + f";\nanother seed moves val by up to {moved:.3f}" * bool(spans)
+        "of the smaller models" + f";\nthe seeds of a model differ by up to {moved:.3f}" * bool(spans)
         if len(table) > 1 else f"Val of one model: {last.val:.3f}", size=11)
     return finished(fig)
 
