@@ -214,7 +214,8 @@ def draw_sizes(table):
     change, moved = last.val - others, max(spans, default=0)
     ax.set_title(
         f"Val of {last.name!r} is {abs(change):.3f} {'below' if change < 0 else 'above'} the best "
-        "of the smaller models" + f";\nthe seeds of a model differ by up to {moved:.3f}" * bool(spans)
+        "of the smaller models"
+        + f";\nthe seeds of a model differ by up to {moved:.3f}" * bool(spans)
         if len(table) > 1 else f"Val of one model: {last.val:.3f}", size=11)
     return finished(fig)
 
