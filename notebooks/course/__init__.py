@@ -29,7 +29,7 @@ def environment():
     if not os.access(output if output.exists() else output.parent, os.W_OK):
         rows.append(("notebooks/output", "read-only", "writable", "results cannot be kept"))
     state = (f"{len(rows)} to mend" if rows
-             else f"all {len(pins)} packages as pinned, results can be kept")
+             else f"all {len(pins)} packages have the pinned versions, results can be kept")
     print(f"Python {platform.python_version()}, torch {installed('torch')}: {state}, "
           f"{os.cpu_count()} cores")
     for row in [("package", "installed", "pinned", "what to do"), *rows] if rows else []:
