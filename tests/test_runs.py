@@ -211,7 +211,7 @@ def test_searches_are_alike_and_a_new_one_takes_the_place_of_the_old(small, tmp_
     monkeypatch.delattr("os.symlink")                                # Windows may refuse it
     for family, space in evidence.SPACES.items():
         trials = evidence.searched(family).trials
-        assert len(trials) == evidence.TRIALS
+        assert len(trials) >= evidence.TRIALS
         assert {*trials[0].params} == {*evidence.SPACE, *space}
     file, where = tmp_path / "searches.journal", tmp_path / "s.db"
     study = studies.open_study("gru", where, [small("n-gram")])
