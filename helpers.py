@@ -25,7 +25,7 @@ OUTPUT = ROOT / "notebooks" / "output"
 QUICK = os.environ.get("MAKEMORE_QUICK", "").lower() in ("1", "true", "yes", "on")
 
 
-def capped(steps, most=120):
+def capped(steps, most=60):
     """`steps`, or at most `most` in quick mode."""
     return min(steps, most) if QUICK else steps
 
