@@ -228,7 +228,7 @@ def carried():
 
 # Four forms of each family for a long training: two with the settings of the best of its first 16
 # trials, two with those of the best of all, mostly larger or with more dropout. The steps took 120
-# seconds on the first machine; from the seventh line on they were timed in turns with such steps.
+# seconds on the first machine, and those of sizes added later were timed in turns with such steps.
 HEAD = {"embd_dropout": 0.1, "head_dropout": 0.1}
 TREE = {"n_embd": 24, "learning_rate": 5e-3, "weight_decay": 0.01, "batch_size": 256,   # of 07
         "dropout": 0.1}
@@ -264,8 +264,8 @@ LONG = {16: {
 
 def longer():
     """Four forms of each family of the field, the steps that took 120 seconds, one seed."""
-    return [winner(family, trials) | {"average": 0.997} | form for trials, field in LONG.items()
-            for family, forms in field.items() for form in forms]
+    return [winner(family, trials) | {"average": 0.997} | form for trials, part in LONG.items()
+            for family, forms in part.items() for form in forms]
 
 
 # The steps of 200 seconds, by those of 120.
