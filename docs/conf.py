@@ -1,4 +1,4 @@
-"""The course as a website, built by Sphinx from the saved notebooks; README has the command."""
+"""The course as a website, built by Sphinx from the saved notebooks; see tests/README.md."""
 
 import json
 import os

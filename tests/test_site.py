@@ -19,10 +19,10 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("site")]        # it 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The site, built by README's command and served on this machine."""
+    """The site, built by the command of tests/README.md and served on this machine."""
     pytest.importorskip("furo", reason="needs tests/requirements.txt")
     folder = tmp_path_factory.mktemp("site")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
     module, *options, _ = re.search(r"python -m (sphinx .*)", readme)[1].split()
     done = subprocess.run([sys.executable, "-m", module, *options, folder], cwd=ROOT, check=False,
                           capture_output=True, text=True)
