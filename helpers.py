@@ -1,7 +1,7 @@
 """What the notebooks write, kept for those that come later.
 
 The layers are those of Andrej Karpathy's lecture *Building makemore, part 5*. Shapes: B examples,
-T positions, C channels. Losses: nats per character. `MAKEMORE_QUICK=1` makes trainings short.
+T positions, C channels. Losses: nats per character. `MAKEMORE_QUICK=1` trains briefly.
 """
 
 import contextlib

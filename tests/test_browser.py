@@ -111,7 +111,7 @@ class Panel:
         control = {
             "slide": lambda: self.output.locator(".widget-inline-hbox").filter(
                 has=self.output.page.get_by_text(label, exact=True)).locator(".noUi-handle"),
-            "press": lambda: self.output.get_by_role(         # the label stands after an icon
+            "press": lambda: self.output.get_by_role(         # an icon comes before the label
                 "button", name=re.compile(f"{label}$")),
         }.get(kind, lambda: self.output.get_by_label(label, exact=True))()
         for value in values if kind == "slide" else [values]:

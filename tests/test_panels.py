@@ -93,7 +93,7 @@ def test_a_panel_leaves_the_model_as_it_was(models):
         assert all(m.training for m in helpers.modules(model) if hasattr(m, "training"))
 
 
-def test_a_run_that_flew_off_is_named():
+def test_a_run_that_diverged_is_not_the_best_and_does_not_count_as_a_cost():
     figure = plots.draw_race(RUNS | {("SGD", 0.1): [3.0, float("nan")]}, ["SGD", "Adam"],
                              "best of each")
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
@@ -113,6 +113,7 @@ def test_a_long_word_is_cut_and_the_title_says_so():
 @pytest.mark.parametrize(("bricks", "said"), [
     ([("Embedding", 27, 5), ("Flatten",), ("Linear", 40, 27)], "It fits"),
     ([("Linear", 40, 27)], "put an Embedding first"),
+    ([("Embedding", 5, 4)], "has 5 rows for 27 characters"),
     ([("Embedding", 27, 5), ("Linear", 40, 27)], "expects 40 numbers but receives 5"),
     ([("Embedding", 27, 5), ("Flatten",), ("Flatten",)], "nothing left to flatten"),
     ([("Embedding", 27, 5)], r"these are \(32, 8, 5\)"),

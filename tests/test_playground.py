@@ -79,7 +79,7 @@ def test_a_run_that_diverges_says_so_and_what_to_do(rate):
     assert playground.draw_runs([run]).axes[0].lines
 
 
-def test_train_and_stop_while_the_global_generator_and_the_threads_stay_alone(reached):
+def test_train_and_stop_leave_the_global_generator_and_the_threads_alone(reached):
     alone, threads = playground.run(PARTS, TINY), torch.get_num_threads()
     panel = Panel(runs=[alone])
     expected = torch.manual_seed(5) and torch.randn(160)

@@ -157,7 +157,7 @@ def test_a_training_that_diverges_or_is_stopped(small):
 def test_recorded_rows_are_whole(part):
     rows = evidence.load(part)
     assert sorted(rows.config) == sorted({*map(runs.key, evidence.STUDIES[part]())})
-    assert rows.test.notna().all() == (part == "best")               # only the last opened test
+    assert (rows.test.notna() == (part == "best")).all()             # only the last opened test
     assert not rows.duplicated(["group", "seed"]).any() or part in ("longer", "best")
     count = functools.cache(lambda c: sum(
         p.nelement() for p in runs.build(runs.complete(json.loads(c))).parameters()))

@@ -3,8 +3,9 @@
 plots and pictures draw, panels and playground add controls, exercises and the modules with turns in
 their name check answers, expected has the published figures, fitting and wavenet train on whole
 words, sound reads and draws it, models and memory have the other networks, record the best of them,
-own is for yours, and web takes one into a browser; runs, runner, studies and evidence measure many;
-speed, speed_plots and race are for time and memory.
+own is for yours, and web takes one into a browser; runs, runner, studies and evidence measure many,
+with storage, search and tables behind them, and together trains many seeds at once; speed,
+speed_plots and race are for time and memory; checking and files are what the others share.
 """
 
 import importlib.metadata
@@ -27,8 +28,8 @@ def environment():
                      "delete .venv and start again"))
     output = ROOT / "notebooks" / "output"
     if not os.access(output if output.exists() else output.parent, os.W_OK):
-        rows.append(("notebooks/output", "read-only", "writable", "results cannot be kept"))
-    state = (f"{len(rows)} to mend" if rows
+        rows.append(("notebooks/output", "read-only", "writable", "without it no result is kept"))
+    state = (f"{len(rows)} to fix" if rows
              else f"all {len(pins)} packages have the pinned versions, results can be kept")
     print(f"Python {platform.python_version()}, torch {installed('torch')}: {state}, "
           f"{os.cpu_count()} cores")

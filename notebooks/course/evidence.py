@@ -1,4 +1,4 @@
-"""The evidence of notebooks 10 and 11, kept in data/evidence.csv, and the command that measures it.
+"""The evidence of notebooks 09 to 11, kept in data/evidence.csv, and the command that measures it.
 
     PYTHONPATH=notebooks python -m course.evidence claims
 

@@ -190,7 +190,7 @@ def check_rate_at(rate_at):
             optimizer.step()
             if step < steps - 1:
                 schedule.step()
-    return "as torch's OneCycleLR, at every step of three trainings"
+    return "as torch's OneCycleLR, at every step of three schedules"
 
 
 @check
@@ -285,12 +285,12 @@ def check_first_leak(first_leak):
     for label, (expected, network) in networks.items():
         where = f"first_leak({label}, X, 7)"
         same_number(where, call(where, first_leak, network, X, 7), expected, 0)
-    return "on seven networks; the WaveNet among them gives 7, it sees nothing ahead"
+    return "for all seven networks; the WaveNet gives 7, so it sees nothing ahead"
 
 
 @check
 def check_luck(luck):
-    """10: how much better than it is the best of n equal configurations looks."""
+    """10: by how much the best of n equal configurations looks better than it is."""
     for n, expected in ((1, 0.0), (2, 0.564), (20, 1.867)):             # known means, for sd = 1
         same_number(*case(luck, n, 2.0), 2 * expected, 0.15, lambda got, n=n:
                     "; the winner looks better: count that as +" if n > 1 and got < 0 else "")
@@ -328,7 +328,8 @@ def check_draw_names(draw_names):
     torch.manual_seed(0)
     names = call(where, draw_names, probs, 300)
     if not isinstance(names, list) or len(names) != 300:
-        wrong(f"{where}: expected a list of 300 names, got {shape(names)} of {len(names)}")
+        got = len(names) if isinstance(names, list) else shape(names)
+        wrong(f"{where}: expected a list of 300 names, got {got}")
     if odd := [name for name in names if name not in ([1], [2, 3])]:
         wrong(f"{where}: expected names [1] and [2, 3] only, got {shown(odd[0])}")
     same_number(f"{where}, calls of probs", len(calls), 3)

@@ -61,7 +61,7 @@ def performance_log(stage, words, config, parameters, train_loss, val_loss, seco
     print(f"{stage}: train {train_loss:.6f}, val {val_loss:.6f}")
     why = changed(stage, words, config)
     if steps < RECIPE["max_steps"]:
-        why.append(f"the training had {steps:,} steps")
+        why.append(f"the model was trained for {steps:,} steps")
     if why:
         print(f"Other figures are expected here: {', '.join(why)}.")
         row["expected val"] = "none"

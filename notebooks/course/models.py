@@ -266,8 +266,8 @@ class Packed(nn.Module):
 def length_batches(X, Y, batch_size):
     """Batches of encode_names' (X, Y), without end: names of about one length, a row each.
 
-    Every epoch all names once: in a new order, sorted by length, cut into batches, and these in a
-    new order. So there is next to no padding, (N, L) with L the longest of the batch.
+    Every epoch takes all names once. They are shuffled, sorted by length and cut into batches, and
+    the batches are shuffled. So there is next to no padding: (N, L), L the longest of a batch.
     """
     helpers.check(batch_size=batch_size)
     lengths = (Y != PAD).sum(1)

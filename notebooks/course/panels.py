@@ -28,10 +28,10 @@ class Panel(ipywidgets.VBox):
 
 
 def panel(draw, **controls):
-    """The controls in a row; below them what `draw` returns for their values, anew on a change.
+    """The controls in a row; below them what `draw` returns for their values.
 
-    `draw` returns a figure, a DataFrame, a text, or a tuple of those. Text fields answer to every
-    key, sliders when they are let go.
+    `draw` returns a figure, a DataFrame, a text, or a tuple of those. A text field redraws at every
+    key, a slider when it's released.
     """
     shown = ipywidgets.VBox()
 
@@ -58,7 +58,7 @@ def _row(controls):
 
 
 def show(draw, **values):
-    """What draw(**values) returns, as widgets; its error in words, for nobody reads a log."""
+    """What draw(**values) returns, as widgets; or its error, because nobody reads a log."""
     try:
         result = draw(**values)
         return [_as_widget(part) for part in (result if isinstance(result, tuple) else [result])]
@@ -124,11 +124,15 @@ def _name(brick):
     return f"{brick[0]}({sizes}{', bias=False' * (len(brick) > 3)})"
 
 
-def _misfit(brick, shape, first):
+def _misfit(brick, shape, first, vocab_size):
     """What keeps a brick from an input of this shape, and the remedy; None if it fits."""
     kind, *sizes = brick
     if kind == "Embedding":
-        return None if first else "looks up characters, so it has to be the first layer"
+        if not first:
+            return "looks up characters, so it has to be the first layer"
+        return None if sizes[0] >= vocab_size else (
+            f"has {sizes[0]} rows for {vocab_size} characters: make it "
+            f"Embedding({vocab_size}, {sizes[1]})")
     if first:
         return "needs numbers, and these are still characters: put an Embedding first"
     if kind == "Flatten" and len(shape) == 2:
@@ -155,7 +159,7 @@ def brick_table(bricks, vocab_size, block_size):
              "BatchNorm1d": helpers.BatchNorm1dPart3, "Tanh": helpers.Tanh}
     x, rows, total = torch.zeros(32, block_size, dtype=torch.int64), [], 0
     for i, brick in enumerate(bricks):
-        if said := _misfit(brick, tuple(x.shape), i == 0):
+        if said := _misfit(brick, tuple(x.shape), i == 0, vocab_size):
             verdict = f"Layer {i}, {_name(brick)}, {said}."
             break
         layer = kinds[brick[0]](*brick[1:])

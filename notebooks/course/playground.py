@@ -97,7 +97,7 @@ def train_fast(model, X, Y, *, max_steps, batch_size, learning_rate, **options):
 
 
 def trainer(recipe, learning_rate=None):
-    """What trains by `recipe`; ValueError if it is unknown or the rate belongs to the other one."""
+    """What trains by `recipe`; ValueError if it is unknown or has the other one's learning rate."""
     if recipe not in USUAL:
         raise ValueError(f"recipe is {recipe!r}; expected 'lecture' or 'fast'")
     if recipe == "fast" and learning_rate == USUAL["lecture"]["learning_rate"]:
@@ -166,7 +166,7 @@ def draw_runs(runs):
         x, every = np.arange(len(losses) - len(smooth), len(losses)) + 1, len(smooth) // 2000 + 1
         ax.plot(x[::every], smooth[::every], color=plots.COLORS[k], lw=1.2, label=names[i - 1])
         ax.plot(*np.array([(0, math.nan), *r.looks]).T, "os^DvPX"[k], color=plots.COLORS[k])
-    ax.set_ylim(top=min(ax.get_ylim()[1], ax.get_ylim()[0] + 1.5))  # where one flies off
+    ax.set_ylim(top=min(ax.get_ylim()[1], ax.get_ylim()[0] + 1.5))  # where one diverges
     best = min(runs, key=lambda r: (math.isnan(r.val), r.val))
     ax.set(xlabel="step", ylabel="loss (nats per character)",
            title=f"The lowest val is {best.val:.3f}: {names[runs.index(best)]}")

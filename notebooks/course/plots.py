@@ -307,7 +307,7 @@ def draw_race(runs, names, factor):
     behind = max(ends.values()) - ends[winner]
     ax.set(xlabel="step", ylabel="training loss (nats per character)")
     if np.isfinite(lowest) and np.isfinite(first):
-        ax.set_ylim(lowest - 0.05, first + 0.1)      # a run that flies off leaves the picture
+        ax.set_ylim(lowest - 0.05, first + 0.1)      # a run that diverges leaves the plot
     ax.set_title(f"The curves end within {behind:.3f} nats of each other" if 0 < behind < np.inf
                  else f"{winner} ends lowest")
     ax.legend(title=f"line: mean of {window} steps; number: of the last 50")

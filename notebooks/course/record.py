@@ -50,13 +50,13 @@ def load(file=WEIGHTS):
 def best(recipe, words):
     """The kept net for the file `words`, or one trained anew if the recipe is "record".
 
-    For another list than the course's, "kept" gives a small net after a short training.
+    For another list than the course's, "kept" trains a small net briefly.
     """
     if recipe == "kept" and expected.is_our_list(helpers.load_words(words)):
         return load()[0]
     changes = {"words": words}
     if recipe == "kept":
-        print("The kept weights are for data/names.txt. Here is a short training instead.")
+        print("The kept weights are for data/names.txt, so a small network is trained instead.")
         changes |= {"n_hidden": 64, "n_layers": 2, "dropout": 0.0, "epochs": 2}
     return runs.measure(RECORD | changes, partial=True)[1]
 

@@ -81,12 +81,15 @@ def collect(arms, base, file, workers=2, **values):
     rows = pd.DataFrame(filter(lambda row: row["config"] in asked,
                                map(json.loads, file.read_text().splitlines())))
     rows.insert(0, "arm", [asked[key][0] for key in rows.config])
+    for name in values:                                          # a failed row has no columns
+        rows[name] = [asked[key][1][name] for key in rows.config]
     return tables.with_settings(rows)
 
 
 def at_best_rate(arms, rows):
     """The arms, each with the learning rate of its lowest mean val; says if that is at an edge."""
-    means = rows.groupby(["arm", "learning_rate"]).val.mean().unstack()
+    means = rows.groupby(["arm", "learning_rate"]).val.agg(
+        lambda val: val.mean(skipna=False)).unstack()            # NaN where a run failed
     best = means.idxmin(axis=1)
     for label in arms:
         if best[label] in (means.columns[0], means.columns[-1]):

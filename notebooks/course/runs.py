@@ -10,7 +10,6 @@ import difflib
 import functools
 import json
 import math
-import os
 import platform
 import subprocess
 import time
@@ -55,8 +54,8 @@ MODELS = {
                                        "dropout": 0.0}),
     "n-gram": ("names", COMMON | {"order": 5, "weight": 1.0}),
 } | {name: (form, FITTED | settings) for name, (form, settings, _) in own.MODELS.items()}
-SIZES = ("block_size", "n_embd", "n_hidden", "n_skip", "n_layers", "n_head", "kernel_size", "group",
-         "max_steps", "batch_size")
+CHECKED = ("block_size", "n_embd", "n_hidden", "n_skip", "n_layers", "n_head", "kernel_size",
+           "dilations", "group", "max_steps", "batch_size")                # by helpers.check
 OPTIONAL = {"steps": 1000, "budget": 45.0, "average": 0.99}    # None by default: an example
 NORMS = {"fixed": helpers.BatchNorm1d, "bug": helpers.BatchNorm1dPart3}
 ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
@@ -101,7 +100,7 @@ def complete(config):
             raise ValueError(f"the model {c['model']!r} has no setting {name!r}; {hint}")
         if name != "model" and not (value is None and defaults[name] is None):
             c[name] = _checked(name, value, OPTIONAL.get(name, defaults[name]))
-    helpers.check(**{name: c[name] for name in SIZES if name in c})
+    helpers.check(**{name: c[name] for name in CHECKED if name in c})
     for name, known in KNOWN.items():
         if c.get(name) not in (None, *known):
             raise ValueError(f"{name} is {c[name]!r}; expected one of {', '.join(known)}")
@@ -137,9 +136,8 @@ def _cached(function):
 
     @functools.wraps(function)
     def wrapper(words, *args):
-        paths = Path(words).expanduser().absolute(), helpers.ROOT / words    # as helpers.find_file
-        stats = [(path, path.stat()) for path in paths if os.path.isfile(path)]
-        return cached(tuple((p, s.st_mtime_ns, s.st_size) for p, s in stats), words, *args)
+        path = helpers.find_file(words).absolute()
+        return cached((path, path.stat().st_mtime_ns, path.stat().st_size), words, *args)
     return wrapper
 
 
@@ -152,7 +150,7 @@ def load_parts(words, pieces, copies):
     words is split.
     """
     if pieces:
-        text = (helpers.ROOT / words).read_text(encoding="utf-8").replace(".", "·")
+        text = helpers.find_file(words).read_text(encoding="utf-8").replace(".", "·")
         everything = [text[i : i + pieces] for i in range(0, len(text), pieces)]
     else:
         everything = helpers.load_words(words)
@@ -240,10 +238,8 @@ def train(model, c, report=None):
         model.count(*data(c, "train"))
         return []
     X, Y = data(c, "train")
-    if "max_steps" not in c:
-        steps = c["steps"] or c["epochs"] * math.ceil(len(X) / c["batch_size"])
-    else:
-        steps = c["max_steps"]
+    steps = (c.get("max_steps") or c["steps"]
+             or c["epochs"] * math.ceil(len(X) / c["batch_size"]))
     by_lecture = c.get("schedule") == "step"
     steps = helpers.capped(steps) if by_lecture else helpers.capped(steps, 10)
     every = math.ceil(steps / 10)
@@ -352,7 +348,7 @@ def unseen_words(c, words):
 
 
 def measure(config, report=None, partial=False):
-    """Train a configuration from nothing: (row, model), the row as a dict of plain values.
+    """Train a configuration from scratch: (row, model), the row as a dict of plain values.
 
     `seconds` are the clock's, `cpu` the processor's own. `unseen` is val over the words that are
     not in train, `copied` over those that are (see unseen_words; None where there are none).

@@ -13,18 +13,18 @@ def choice(*values):
     return CategoricalDistribution([json.dumps(value) for value in values])
 
 
-def describe(space, base, seed):
-    """A search as plain values: {setting: choice(...)}, the configuration around it, a seed."""
+def describe(space, base):
+    """A search as plain values: its space {setting: choice(...)}, the configuration around it."""
     if unknown := set(space) - set(runs.complete(base)):
         raise ValueError(f"the model {base['model']!r} has no setting {min(unknown)!r}")
     return {"space": {setting: distribution_to_json(d) for setting, d in space.items()},
-            "base": json.loads(runs.key(base)), "seed": seed}
+            "base": json.loads(runs.key(base))}
 
 
 def draw(study, trial, number):
     """The configuration of a trial; with the same trials before it, it is the same again."""
     search = study.user_attrs["search"]
-    study.sampler = TPESampler(seed=search["seed"] + number, constant_liar=True, n_startup_trials=8)
+    study.sampler = TPESampler(seed=number, constant_liar=True, n_startup_trials=8)
     config = dict(search["base"])
     for name, text in search["space"].items():
         d = json_to_distribution(text)

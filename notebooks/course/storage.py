@@ -34,8 +34,8 @@ def clear_errors():
     except (*ERRORS, ImportError, OSError) as error:
         reason = str(getattr(error.__cause__ or error, "orig", None) or error).splitlines()[0]
         raise StorageError(
-            f"the study cannot be read or written: {reason}. Finished trials are kept. Mend this "
-            "or choose another storage, then run the same again") from error
+            f"the study cannot be read or written: {reason}. Finished trials are kept. Fix this "
+            "or choose another storage, then run the same command again") from error
 
 
 @contextlib.contextmanager

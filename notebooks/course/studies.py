@@ -28,14 +28,14 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 
 @storage.clear_errors()
-def open_study(name, where, configs=(), space=None, base=None, n_trials=0, seed=0):
+def open_study(name, where, configs=(), space=None, base=None, n_trials=0):
     """The study `name` in the storage `where`, with every missing trial queued.
 
     Give a list of `configs`, or a `space` to search in `n_trials` trials around the configuration
     `base`: {setting: search.choice(...)}. The same call resumes the study.
     """
     tasks = [*map(runs.key, configs), *range(n_trials)]
-    searched = space and search.describe(space, base, seed)
+    searched = space and search.describe(space, base)
     study = optuna.create_study(
         study_name=name, load_if_exists=True, storage=storage.open_storage(
             where, heartbeat_interval=BEAT, grace_period=GRACE, heartbeat_stale_trial_callback=(

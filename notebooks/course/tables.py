@@ -1,4 +1,4 @@
-"""The rows of a study as a table, and the comparison of paired rows. Notebooks 10 and 11."""
+"""The rows of a study as a table, and the comparison of paired rows. Notebooks 09 to 11."""
 
 import json
 

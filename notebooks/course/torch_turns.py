@@ -1,4 +1,4 @@
-"""The checks of the cells *Your turn* in notebooks 06 to 11."""
+"""The checks of the cells *Your turn* in notebooks 06 to 09 and 11."""
 
 import re
 from functools import partial

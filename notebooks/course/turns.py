@@ -134,8 +134,8 @@ def check_linear(Linear):
                     getattr(layer, "weight", None), right.weight)
         if bias:
             same_tensor(f"self.bias of {where}", getattr(layer, "bias", None), right.bias)
-            layer.bias += 3
-            right.bias += 3
+            layer.bias.data += 3
+            right.bias.data += 3
         for size in ((5, 6), (5, 2, 6)):
             x = torch.randn(size)
             said = f"{where} for x of shape {size}"
