@@ -49,7 +49,7 @@ def in_phase(real, made, rate, least=0.9):
 
 
 def draw_sound(start, real, made, rate):
-    """The real continuation of `start` and the generated one: where they part, whole, spectra."""
+    """The real continuation of `start` and the generated one: the join, both in full, spectra."""
     fig, axes = plt.subplot_mosaic([["join", "join", "spectra"], ["all", "all", "spectra"]],
                                    figsize=(9, 4.4))
     peaks, (start, real, made) = [], map(np.asarray, (start, real, made))
