@@ -38,7 +38,7 @@ def test_the_notebooks_are_numbered_without_gaps():
     assert [path.name[:2] for path in PATHS] == [f"{n:02d}" for n in range(13)]
 
 
-def test_the_environment_is_one_line_or_a_table_of_what_to_mend(monkeypatch, capsys):
+def test_the_environment_is_one_line_or_a_table_of_what_to_fix(monkeypatch, capsys):
     course.environment()
     assert re.fullmatch(r"Python 3\S+, torch 2\S+: all \d+ packages .*, \d+ cores\n",
                         capsys.readouterr().out)

@@ -28,7 +28,8 @@ def environment():
                      "delete .venv and start again"))
     output = ROOT / "notebooks" / "output"
     if not os.access(output if output.exists() else output.parent, os.W_OK):
-        rows.append(("notebooks/output", "read-only", "writable", "without it no result is kept"))
+        rows.append(("notebooks/output", "read-only", "writable",
+                     "make it writable, so that results are kept"))
     state = (f"{len(rows)} to fix" if rows
              else f"all {len(pins)} packages have the pinned versions, results can be kept")
     print(f"Python {platform.python_version()}, torch {installed('torch')}: {state}, "
