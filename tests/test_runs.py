@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 import helpers
-from course import evidence, own, record, runs, studies, together, wavenet
+from course import evidence, own, record, runner, runs, studies, together, wavenet
 
 # Every model, small enough to train within a blink.
 SMALL = {
@@ -151,6 +152,15 @@ def test_a_training_that_diverges_or_is_stopped(small):
     with pytest.raises(runs.Interrupted, match="stopped by hand after 1 of 4 steps"):
         runs.measure(c, stop)
     assert runs.measure(c, stop, partial=True)[0]["steps"] == 1
+
+
+def test_a_question_says_which_runs_failed_and_why(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    rows = runner.collect({"pairs": {}, "threes": {"group": 3}}, small("tree"), tmp_path / "rows",
+                          seed=[1, 2])
+    said = capsys.readouterr().out
+    assert said.count("threes failed: block_size 8 is not a power of 3") == 1
+    assert rows.val.notna().tolist() == (rows.arm == "pairs").tolist()
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -31,7 +31,7 @@ def environment():
         rows.append(("notebooks/output", "read-only", "writable",
                      "make it writable, so that results are kept"))
     state = (f"{len(rows)} to fix" if rows
-             else f"all {len(pins)} packages have the pinned versions, results can be kept")
+             else f"all {len(pins)} packages have the pinned versions, results can be saved")
     print(f"Python {platform.python_version()}, torch {installed('torch')}: {state}, "
           f"{os.cpu_count()} cores")
     for row in [("package", "installed", "pinned", "what to do"), *rows] if rows else []:

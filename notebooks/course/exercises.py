@@ -40,7 +40,7 @@ def progress():
         name.removeprefix("check_").replace("_", " ") for name, right in checks.items() if right))
         for number, checks in sorted(found.items())}
     return pd.DataFrame.from_dict(rows, orient="index",
-                                  columns=["right so far", "in all", "which are right"])
+                                  columns=["right so far", "total", "which are right"])
 
 
 @check

@@ -19,7 +19,8 @@ class Bag(nn.Module):
         return self.head(self.embedding(x).sum(1))      # (B, T) -> (B, C) -> (B, V)
 
 
-# {name: (its data, "windows" or whole "names"; its settings; the model from a configuration c)}
+# {name: (its data; its settings; the model from a configuration c)}. With "windows", x is (B, T),
+# and the logits are (B, V). With whole "names", padded by 0, x is (N, L) and the logits (N, L, V).
 MODELS = {
     "bag": ("windows", {"block_size": 5, "n_embd": 24, "n_hidden": 256},
             lambda vocab_size, c: Bag(vocab_size, c["n_embd"], c["n_hidden"])),

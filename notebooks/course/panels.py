@@ -141,7 +141,7 @@ def _misfit(brick, shape, first, vocab_size):
         said = f"expects {sizes[0]} numbers but receives {shape[-1]}: make it {kind}({shape[-1]}"
         said += f", {sizes[1]})" if kind == "Linear" else ")"
         if len(shape) == 3 and sizes[0] == shape[1] * shape[2]:
-            said += f", or put a Flatten before it: {shape[1]} · {shape[2]} = {sizes[0]}"
+            said += f", or put a Flatten before it ({shape[1]} · {shape[2]} = {sizes[0]})"
         return said
     return None
 

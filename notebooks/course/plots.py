@@ -63,7 +63,8 @@ def draw_losses(lossi, window, raw=False):
         for line in ax.legend().get_lines():         # the raw one is too thin to be seen there
             line.set_linewidth(2)
     smooth = helpers.rolling_mean(lossi, window)[-max(1, len(lossi) // 10) :]
-    ax.set_title(f"Window {window}: over the last tenth the curve spans {np.ptp(smooth):.3f} nats")
+    ax.set_title(f"Means of {window}: over the last tenth "
+                 f"the curve spans {np.ptp(smooth):.3f} nats")
     return finished(ax.figure)
 
 

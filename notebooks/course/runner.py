@@ -83,6 +83,9 @@ def collect(arms, base, file, workers=2, **values):
     rows.insert(0, "arm", [asked[key][0] for key in rows.config])
     for name in values:                                          # a failed row has no columns
         rows[name] = [asked[key][1][name] for key in rows.config]
+    if "error" in rows:
+        for label, error in rows[["arm", "error"]].dropna().drop_duplicates().to_numpy():
+            print(f"{label} failed: {error}")
     return tables.with_settings(rows)
 
 
