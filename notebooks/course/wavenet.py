@@ -13,8 +13,8 @@ from course.fitting import PAD, position_loss, window_batches
 def encode_names(words, stoi):
     """(X, Y) of whole words, a row each: X is '.' and the letters, Y the letters and '.'.
 
-    Both are (N, L) int64. Shorter words end in PAD: 0 in X, where nothing depends on it, and -1 in
-    Y, which the loss leaves out.
+    Both are (N, L) int64. Shorter words are filled up: X with 0, on which nothing depends, and Y
+    with PAD, which the loss leaves out.
     """
     if unknown := set("." + "".join(words)) - set(stoi):
         raise ValueError(f"{min(unknown)!r} is not in the vocabulary; build stoi with build_vocab "
