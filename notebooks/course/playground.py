@@ -157,7 +157,7 @@ def save_csv(runs, path):
 def draw_runs(runs):
     """A figure of the runs that any thread may draw: lines for train, smoothed, markers for val."""
     ax = Figure(figsize=(10, 4.2)).add_subplot()
-    differ = [k for k in DEFAULTS if len({r.config[k] for r in runs}) > 1]
+    differ = [k for k in DEFAULTS if len({r.config[k] for r in runs}) > 1][:3]  # what fits
     names = [", ".join([f"run {r.number or i}", *(f"{k} {r.config[k]}" for k in differ)])
              for i, r in enumerate(runs, start=1)]
     for i, r in enumerate(runs, start=1):
